@@ -1,0 +1,1 @@
+"""Generator and refiner plugins: one file each, found by file name (``copy_paste.py`` is the plugin ``copy-paste``)."""

@@ -1,0 +1,1 @@
+"""Pairs, dataset sources, splits, lineage and checks."""

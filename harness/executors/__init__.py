@@ -1,0 +1,1 @@
+"""Where stages run: in this process, in a pool of processes on this machine."""

@@ -1,0 +1,1 @@
+"""Segmentation and fidelity metrics, each with its source."""

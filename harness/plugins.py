@@ -1,0 +1,396 @@
+"""What a generator, a refiner and a segmenter are, and how the harness finds them.
+
+A plugin is one class in one file. Its constructor takes one validated ``Parameters`` object, so that a study's errors can
+name the parameter; listing plugins imports none of them.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from harness.errors import PluginError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from pytorch_lightning import LightningModule
+
+    from harness.data.pairs import PairSet
+
+Kind = Literal["generators", "refiners", "segmenters"]
+KINDS: tuple[Kind, ...] = ("generators", "refiners", "segmenters")
+
+
+class Parameters(BaseModel):
+    """Base of every plugin's parameters: unknown names are errors, values do not change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a generator needs, what it makes and roughly what it costs, known before a device is touched.
+
+    Attributes:
+        needs: ``pairs`` (images with masks), ``masks`` only, or ``image`` (one pair a model).
+        makes: ``pairs``, ``masks``, or ``images`` (for given masks).
+        weights: names in ``harness weights`` that it cannot work without.
+        licence: of those weights, when it binds the user.
+        sizes: image sides in pixels it can make; empty when any.
+        minimum: the fewest training pairs it accepts.
+        learns: False for generators that only rearrange real pairs (``resample``, ``copy-paste``).
+        cost: one phrase for people, such as ``minutes on a CPU at 64 px``.
+    """
+
+    needs: Literal["pairs", "masks", "image"] = "pairs"
+    makes: Literal["pairs", "masks", "images"] = "pairs"
+    weights: tuple[str, ...] = ()
+    licence: str = ""
+    sizes: tuple[int, ...] = ()
+    minimum: int = 1
+    learns: bool = True
+    cost: str = ""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state of a generator that can be sampled from.
+
+    Attributes:
+        step: optimiser steps (or images) done; unique within a fit and increasing.
+        folder: where its files are; nothing outside this folder belongs to it.
+        seen: real ids this checkpoint has seen, when fewer than all that the fit was given.
+    """
+
+    step: int
+    folder: Path
+    seen: frozenset[str] | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a generator or refiner returns; the engine adds ids and lineage and makes a ``PairSet`` of it.
+
+    Attributes:
+        masks: uint8 (N, H, W) in {0, 1}.
+        images: uint8 (N, H, W, 3), or None from a generator that makes masks only.
+        sources: for each pair, the real ids it was made from, when fewer than all that the fit has seen. The engine
+            refuses ids that the fit was not given.
+    """
+
+    masks: NDArray[np.uint8]
+    images: NDArray[np.uint8] | None = None
+    sources: tuple[tuple[str, ...], ...] | None = None
+
+
+class FitContext(Protocol):
+    """What the engine gives a fit: where to compute, what to report to, and its saved state.
+
+    Everything a fit draws at random comes from ``seed``. A fit saves its state when ``should_save()`` says so and starts by asking
+    ``restore_state()``; interrupted and resumed it must end at the same result as uninterrupted.
+    """
+
+    device: torch.device
+    seed: int
+
+    def checkpoint_folder(self, step: int) -> Path:
+        """Return a fresh empty folder for the checkpoint at ``step``."""
+        ...
+
+    def log(self, step: int, **values: float) -> None:
+        """Record metrics at a step (dashes for underscores); they become curves in MLflow."""
+        ...
+
+    def log_images(self, name: str, step: int, images: NDArray[np.uint8]) -> None:
+        """Record a grid of uint8 (N, H, W, 3) images."""
+        ...
+
+    def progress(self, done: int, total: int, unit: str = "steps") -> None:
+        """Report progress; cheap enough to call at every step."""
+        ...
+
+    def note(self, sentence: str) -> None:
+        """Record a sentence that every report on this result must show (random weights, a fallback)."""
+        ...
+
+    def should_save(self) -> bool:
+        """Say whether it is time to save the training state (every half minute or so)."""
+        ...
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        """Save the training state atomically: tensors, numbers, strings, lists and dicts of them."""
+        ...
+
+    def restore_state(self) -> dict[str, Any] | None:
+        """Return the last saved state on the CPU, or None at a fresh start."""
+        ...
+
+
+@dataclass(frozen=True)
+class SampleContext:
+    """What the engine gives to ``sample`` and ``refine``.
+
+    Attributes:
+        device: where to compute.
+        pairs: the real pairs the generator was fitted on.
+        batch_size: how many to make at once; must not change any image.
+    """
+
+    device: torch.device
+    pairs: PairSet
+    batch_size: int = 64
+
+
+class Plugin(ABC):
+    """Base of all plugins.
+
+    Attributes:
+        name: kebab-case, equal to the file name with dashes for a built-in.
+        version: change it when results change for a reason that the code alone does not show.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[str] = "1"
+    Parameters: ClassVar[type[Parameters]] = Parameters
+
+    def __init__(self, parameters: Any = None) -> None:
+        self.parameters = parameters if parameters is not None else self.Parameters()
+
+    @classmethod
+    def create(cls, **values: Any) -> Any:
+        """Build the plugin from plain parameter values.
+
+        Raises:
+            pydantic.ValidationError: a value is not allowed.
+        """
+        return cls(cls.Parameters(**values))
+
+
+class Generator(Plugin):
+    """Makes synthetic pairs, masks, or images for given masks."""
+
+    card: ClassVar[Card] = Card()
+
+    @abstractmethod
+    def fit(self, pairs: PairSet, context: FitContext) -> Iterator[Checkpoint]:
+        """Train on real pairs (all of one size) and yield checkpoints in order, the last one last.
+
+        A generator that makes masks uses ``pairs.masks`` only. One that does not learn yields one checkpoint at step 0.
+        """
+
+    @abstractmethod
+    def sample(
+        self,
+        checkpoint: Checkpoint,
+        seeds: NDArray[np.int64],
+        context: SampleContext,
+        masks: NDArray[np.uint8] | None = None,
+    ) -> Sample:
+        """Make one image or mask for each seed.
+
+        Pure: item *i* depends on the checkpoint, ``seeds[i]`` and ``masks[i]`` only, not on the others or the batch size.
+
+        Args:
+            checkpoint: one that ``fit`` yielded.
+            seeds: int64 (N,).
+            context: device and the real pairs of the fit.
+            masks: uint8 (N, H, W) in {0, 1} when the card says ``makes='images'``.
+        """
+
+
+class Refiner(Plugin):
+    """Maps synthetic pairs to better ones, with access to the real pair that each was made from."""
+
+    card: ClassVar[Card] = Card(learns=False)
+
+    @abstractmethod
+    def refine(self, synthetic: PairSet, sources: PairSet, seeds: NDArray[np.int64], context: SampleContext) -> Sample:
+        """Refine N pairs.
+
+        Args:
+            synthetic: N pairs.
+            sources: N real pairs; ``sources[i]`` is the one that ``synthetic[i]`` was made from (when it was made from many, one of
+                them, drawn by ``seeds[i]``). They become part of the lineage.
+            seeds: int64 (N,).
+            context: device and the real pairs of the fit.
+        """
+
+
+class Segmenter(Plugin):
+    """Builds Lightning modules; the engine owns the data, the loop and the evaluation."""
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """Short name in tables and cell labels, such as ``unetplusplus``."""
+
+    @property
+    @abstractmethod
+    def batch_size(self) -> int:
+        """Training images a step."""
+
+    @abstractmethod
+    def module(self, steps: int) -> LightningModule:
+        """Build an untrained module (initialised from the global torch seed) that will train for ``steps`` optimiser steps.
+
+        ``forward`` maps float32 (N, 3, H, W) in [0, 1] to logits (N, 1, H, W). ``training_step`` takes a batch ``(images, masks)`` of float32
+        (N, 3, H, W) in [0, 1] and float32 (N, 1, H, W) in {0, 1}, augments it, and returns the loss.
+        """
+
+    def notes(self) -> list[str]:
+        """Return sentences that every report must show, such as random encoder weights."""
+        return []
+
+
+@dataclass(frozen=True)
+class PluginEntry:
+    """A plugin that is known but not yet imported.
+
+    Attributes:
+        kind: ``generators``, ``refiners`` or ``segmenters``.
+        name: what a study calls it.
+        target: ``module:Class``, or ``module`` when the class is the only plugin in it.
+        origin: ``built-in``, or the distribution that brings it.
+        summary: the first line of its docstring, when that is known without importing.
+    """
+
+    kind: Kind
+    name: str
+    target: str
+    origin: str
+    summary: str
+
+
+_BASES: dict[Kind, type[Plugin]] = {"generators": Generator, "refiners": Refiner, "segmenters": Segmenter}
+
+
+def _read_built_in(path: Path, package: str) -> PluginEntry | None:
+    """Read a built-in's class name, kind and summary from its source, without importing it."""
+    for node in ast.parse(path.read_text()).body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
+        kind = next((k for k, base in _BASES.items() if base.__name__ in bases), None)
+        if kind is None:
+            continue
+        summary = (ast.get_docstring(node) or "").partition("\n")[0]
+        module = path.parent.name if path.name == "__init__.py" else path.stem
+        return PluginEntry(kind, module.replace("_", "-"), f"{package}.{module}:{node.name}", "built-in", summary)
+    return None
+
+
+@cache
+def registry() -> dict[tuple[Kind, str], PluginEntry]:
+    """Return every plugin by kind and name: built-ins by file name, then installed packages by entry point.
+
+    Raises:
+        PluginError: two plugins of one kind have the same name.
+    """
+    found: dict[tuple[Kind, str], PluginEntry] = {}
+    for package in ("generators", "segmenters"):
+        specification = importlib.util.find_spec(package)
+        for root in (specification.submodule_search_locations or []) if specification else []:
+            files = [*Path(root).glob("*.py"), *Path(root).glob("*/__init__.py")]
+            for path in sorted(files):
+                entry = None if path.parent == Path(root) and path.stem == "__init__" else _read_built_in(path, package)
+                if entry:
+                    found[entry.kind, entry.name] = entry
+    for kind in KINDS:
+        for point in entry_points(group=f"harness.{kind}"):
+            origin = point.dist.name if point.dist else "an installed package"
+            known = found.get((kind, point.name))
+            if known and known.target != point.value:
+                raise PluginError(
+                    f"Two {kind} are called {point.name!r}: {known.target} ({known.origin}) and {point.value} ({origin}); "
+                    "uninstall one or rename its entry point."
+                )
+            found[kind, point.name] = PluginEntry(kind, point.name, point.value, origin, "")
+    return found
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Import a plugin's file under a name made from its path, once."""
+    import hashlib
+
+    if not path.is_file():
+        raise PluginError(
+            f"There is no plugin file {path}; give the path of a Python file, as in my/generator.py:MyGenerator."
+        )
+    name = f"harness_plugin_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    specification = importlib.util.spec_from_file_location(name, path.resolve())
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module
+    try:
+        specification.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _import_target(target: str) -> type[Plugin]:
+    """Import ``module:Class`` or ``path/to/file.py:Class``."""
+    where, _, attribute = target.rpartition(":")
+    if not where:
+        raise PluginError(f"{target!r} names no class; write module:Class or path/to/file.py:Class.")
+    try:
+        module = _import_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+    except PluginError:
+        raise
+    except Exception as error:
+        raise PluginError(f"Plugin {target!r} cannot be imported: {type(error).__name__}: {error}.") from error
+    found = getattr(module, attribute, None)
+    if not (isinstance(found, type) and issubclass(found, Plugin)):
+        offered = [
+            n
+            for n, v in vars(module).items()
+            if isinstance(v, type) and issubclass(v, Plugin) and v.__module__ == module.__name__
+        ]
+        raise PluginError(
+            f"{where} has no plugin class {attribute!r}{nearest(attribute, offered)}; it has: {', '.join(offered) or 'none'}."
+        )
+    return found
+
+
+def load_plugin(kind: Kind, name: str) -> type[Any]:
+    """Return the class of a plugin.
+
+    Args:
+        kind: ``generators``, ``refiners`` or ``segmenters``.
+        name: a registered name, ``module:Class``, or ``path/to/file.py:Class``.
+
+    Raises:
+        PluginError: there is none of that name, it cannot be imported, or it is of another kind.
+    """
+    entry = registry().get((kind, name))
+    if entry is None and ":" not in name:
+        offered = sorted(n for k, n in registry() if k == kind)
+        raise PluginError(f"There is no {kind[:-1]} {name!r}{nearest(name, offered)}; there are: {', '.join(offered)}.")
+    found = _import_target(entry.target if entry else name)
+    if not issubclass(found, _BASES[kind]):
+        raise PluginError(
+            f"{name!r} is not a {kind[:-1]}: its class {found.__name__} must derive from harness.plugins.{_BASES[kind].__name__}."
+        )
+    if not getattr(found, "name", ""):
+        raise PluginError(
+            f"The plugin class {found.__name__} of {name!r} has no name; give it a class attribute name = '...'."
+        )
+    return found

@@ -1,0 +1,1 @@
+"""Reports: a pure function of the results table and the stored artifacts."""

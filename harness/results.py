@@ -1,0 +1,161 @@
+"""The results of a study as tables: what every report, comparison and aggregate is made from.
+
+``StudyResults`` is built from a plan and the store, or by hand in tests. Its columns are the reference for ``results.csv``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from harness.data.pairs import PairSet
+
+#: Columns of ``results.csv``: one row a measured number, or one row with an empty value for a cell that has none.
+COLUMNS: dict[str, str] = {
+    "kind": "segmentation, fidelity or selection",
+    "study": "name of the study",
+    "profile": "profile, or empty for the study as declared",
+    "protocol": "clean or published",
+    "cell": "readable label, segmenter * recipe (segmentation), generator (fidelity, selection)",
+    "segmenter": "segmenter label; empty for fidelity and selection",
+    "recipe": "training-set label such as real=100,dcgan=300; empty for fidelity and selection",
+    "arm": "real, synthetic, mixed or control",
+    "real": "number of distinct real training pairs",
+    "synthetic": "number of synthetic (or control) training pairs",
+    "generator": "generator or control that made them; several joined by +; empty for real only",
+    "seed": "training seed; empty for fidelity and selection",
+    "fold": "fold number from 0; 0 when there are no folds",
+    "dataset": "dataset that was scored on",
+    "role": "role that was scored on: report, select or fit",
+    "step": "checkpoint step (selection rows); empty otherwise",
+    "metric": "iou, f1, accuracy, precision, recall, dice-loss; fid, kid, ...",
+    "reduction": "micro or micro-imagewise (segmentation); the network or mode (fidelity); may be empty",
+    "value": "the number; empty when the stage has no result",
+    "images": "how many images the number stands on",
+    "status": "done, failed, out-of-memory, refused (leak guard), skipped (an input failed) or left (not run yet)",
+    "leak": "empty, or what was seen that should not have been (published protocol only)",
+    "stage": "store key of the stage that measured it",
+}
+
+#: Columns of the per-image table: one row an image, seed, fold and cell.
+IMAGE_COLUMNS: dict[str, str] = {
+    "segmenter": "as in COLUMNS",
+    "recipe": "as in COLUMNS",
+    "seed": "training seed",
+    "fold": "fold number",
+    "dataset": "dataset that was scored on",
+    "role": "role that was scored on",
+    "image": "id of the image",
+    "group": "its group (patient, video or near-duplicates): the unit that statistics resample",
+    "tp": "true positive pixels",
+    "fp": "false positive pixels",
+    "fn": "false negative pixels",
+    "tn": "true negative pixels",
+    "iou": "per-image scores follow, one column a metric, with the study's zero_division",
+    "f1": "",
+    "accuracy": "",
+    "precision": "",
+    "recall": "",
+    "dice-loss": "",
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a study compares.
+
+    Attributes:
+        baselines: for each recipe label, the label of the control arm it is compared with; recipes without one are absent.
+        metric: primary metric, such as ``iou``.
+        reduction: ``micro`` or ``micro-imagewise``.
+        higher_is_better: direction of the metric.
+    """
+
+    baselines: dict[str, str]
+    metric: str = "iou"
+    reduction: str = "micro-imagewise"
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True)
+class PredictionGrid:
+    """Pictures of what a segmenter predicts on a few report images.
+
+    Attributes:
+        segmenter: its label.
+        images: uint8 (N, H, W, 3).
+        truth: uint8 (N, H, W) in {0, 1}.
+        predictions: for each recipe label, uint8 (N, H, W) in {0, 1}.
+        ids: N image ids.
+    """
+
+    segmenter: str
+    images: NDArray[np.uint8]
+    truth: NDArray[np.uint8]
+    predictions: dict[str, NDArray[np.uint8]]
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A stage without a result, and why, in one line."""
+
+    stage: str
+    label: str
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """Everything that a report is made from.
+
+    Attributes:
+        name: the study's name; also the report folder's, with ``-profile`` appended when there is one.
+        title: the study's title.
+        profile: profile name or an empty string.
+        rows: one row a number, columns ``COLUMNS``.
+        images: one row an image and cell, columns ``IMAGE_COLUMNS``.
+        comparison: control arms and primary metric.
+        recipes: recipe labels in declared order (controls after the recipes they control).
+        segmenters: segmenter labels in declared order.
+        generators: generator names in declared order.
+        done: evaluated cells (segmenter, recipe, seed, fold) with a result.
+        total: evaluated cells planned.
+        failures: stages without a result.
+        notes: sentences that must be shown (random weights, dropped duplicates, fallbacks, a generator that saw more real pairs than an arm).
+        facts: for the methods paragraph and the page: dataset, title, split, split_digest, roles (dict role -> images), folds, seeds (list), budget
+            (sentence), selection (sentence), protocol, size (pixels), zero_division, parameters (dict segmenter -> trainable parameters), versions (dict), commit, device, command.
+        published: names of CSV files in ``studies/published`` to set beside ours.
+        tables: declared table names; empty for all that apply.
+        figures: declared figure names; empty for all that apply.
+        real: some real pairs of the fit role, for the sample grid.
+        synthetic: for each generator some of its pairs.
+        predictions: what segmenters predict on a few report images.
+    """
+
+    name: str
+    title: str
+    profile: str
+    rows: pd.DataFrame
+    images: pd.DataFrame
+    comparison: Comparison
+    recipes: list[str]
+    segmenters: list[str]
+    generators: list[str]
+    done: int
+    total: int
+    failures: list[Failure] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    published: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
+    figures: list[str] = field(default_factory=list)
+    real: PairSet | None = None
+    synthetic: dict[str, PairSet] = field(default_factory=dict)
+    predictions: list[PredictionGrid] = field(default_factory=list)
