@@ -1,0 +1,32 @@
+"""Runs stages in this process, one after the other: for debuggers and for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.executors import Executor
+from harness.stage import run_stage
+
+
+class InProcessExecutor(Executor):
+    """One stage at a time, here. A crash of a stage is a crash of the harness."""
+
+    def __init__(self) -> None:
+        self._ended: list[tuple[str, int]] = []
+
+    def free(self) -> int:
+        """Return 1: a stage runs to its end in :meth:`start`."""
+        return 1
+
+    def start(self, spec: dict[str, Any]) -> None:
+        """Run the stage to its end."""
+        self._ended.append((spec["key"], 0 if run_stage(spec) else 1))
+
+    def ended(self, timeout_s: float) -> list[tuple[str, int]]:
+        """Return the stage that has just run."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def progress(self) -> dict[str, tuple[int, int, str]]:
+        """Return nothing: there is nobody to show it to while a stage runs."""
+        return {}

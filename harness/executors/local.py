@@ -1,0 +1,138 @@
+"""Runs each stage in a process of its own on this machine, several at once.
+
+The processes are forked from a server that has torch imported and no device touched, so that a stage costs milliseconds to start and a crash
+is one failed stage. Cores and accelerators are leased out: each job has its share of the cores, and one accelerator.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from harness.executors import Executor
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def visible_accelerators() -> list[str]:
+    """Return the names of the accelerators this process may use, without touching them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name for name in named.split(",") if name.strip() not in ("", "-1")]
+    return [str(i) for i in range(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))]
+
+
+@dataclass
+class _Running:
+    process: BaseProcess
+    accelerator: str | None
+
+
+class LocalExecutor(Executor):
+    """A process a stage.
+
+    Args:
+        jobs: stages at once; by default one an accelerator, or, without any, one for each core up to four.
+    """
+
+    def __init__(self, jobs: int | None = None) -> None:
+        cores = available_cores()
+        self._accelerators = visible_accelerators()
+        self.jobs = jobs or len(self._accelerators) or min(4, cores)
+        self._threads = max(1, cores // self.jobs)
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["harness.executors.preload"])
+        self._running: dict[str, _Running] = {}
+        self._stores: dict[str, Path] = {}
+
+    def free(self) -> int:
+        """Return how many more stages can be started now."""
+        return self.jobs - len(self._running)
+
+    def start(self, spec: dict[str, Any]) -> None:
+        """Fork a process for the stage and lease it its share of the machine."""
+        key = spec["key"]
+        leased = [running.accelerator for running in self._running.values()]
+        accelerator = min(self._accelerators, key=leased.count) if self._accelerators else None
+        process = self._context.Process(target=_run, args=(spec, self._threads, accelerator), name=spec["label"])
+        process.start()
+        self._running[key] = _Running(process, accelerator)
+        self._stores[key] = Path(spec["store"]) / "progress" / f"{key}.json"
+
+    def ended(self, timeout_s: float) -> list[tuple[str, int]]:
+        """Wait for stages to end; return their keys with exit codes."""
+        sentinels = [running.process.sentinel for running in self._running.values()]
+        if sentinels:
+            multiprocessing.connection.wait(sentinels, timeout_s)
+        else:
+            time.sleep(timeout_s)
+        ended = []
+        for key, running in list(self._running.items()):
+            if not running.process.is_alive():
+                running.process.join()
+                ended.append((key, running.process.exitcode or 0))
+                del self._running[key]
+        return ended
+
+    def progress(self) -> dict[str, tuple[int, int, str]]:
+        """Return done, total and unit of running stages."""
+        shown = {}
+        for key in self._running:
+            try:
+                told = json.loads(self._stores[key].read_text())
+            except (FileNotFoundError, json.JSONDecodeError):
+                continue
+            shown[key] = (int(told["done"]), int(told["total"]), str(told["unit"]))
+        return shown
+
+    def close(self) -> None:
+        """Stop the stages that still run; their saved states stay."""
+        for running in self._running.values():
+            running.process.terminate()
+        for running in self._running.values():
+            running.process.join(5)
+            if running.process.is_alive():
+                running.process.kill()
+        self._running.clear()
+
+
+def _die_with(parent: BaseProcess) -> None:
+    """End this process as soon as the harness that started it has died."""
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _run(spec: dict[str, Any], threads: int, accelerator: str | None) -> None:
+    """Body of a stage's process: output goes to the stage's log."""
+    from harness.stage import main
+
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    if accelerator is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = accelerator
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    folder = Path(spec["store"]) / "specs"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{spec['key']}.json"
+    path.write_text(json.dumps({**spec, "threads": threads}))
+    log = os.open(folder / f"{spec['key']}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    code = main([str(path)])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Interpreter shutdown of torch and its threads costs time and can hang; everything is on disk already.
+    os._exit(code)

@@ -1,0 +1,16 @@
+"""What stages import, loaded once in the server that their processes are forked from. No device is touched here."""
+
+import warnings
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import numpy  # noqa: F401
+    import PIL.Image  # noqa: F401
+    import pytorch_lightning  # noqa: F401
+    import segmentation_models_pytorch  # noqa: F401
+    import torch  # noqa: F401
+
+    import harness.evaluation
+    import harness.fitting
+    import harness.stages.running
+    import harness.training  # noqa: F401

@@ -1,0 +1,160 @@
+"""Run one stage: ``python -m harness.stage SPEC.json`` is all that an engine has to ship.
+
+The specification names the stage, the keys it reads and where the store is. The result is committed by one rename, or the failure recorded;
+the exit code is 0, or 1 when there is no result.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from harness.errors import HarnessError, LeakError, OutOfMemory
+from harness.store import Store, write_json
+
+#: Kinds that take up saved state; others start from an empty folder.
+RESUMABLE = ("fit", "train")
+_LIBRARIES = ("torch", "numpy", "segmentation-models-pytorch", "kornia", "pillow", "timm")
+
+
+def choose_device(wanted: str) -> Any:
+    """Return a torch device: ``auto`` is the first accelerator, else the CPU; TF32 is allowed where there is one."""
+    import torch
+
+    name = wanted if wanted != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda"):
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+    return torch.device(name)
+
+
+def environment(device: Any) -> dict[str, Any]:
+    """Return what is recorded beside a result: host, device, library versions, git commit."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {"python": platform.python_version()}
+    for library in _LIBRARIES:
+        try:
+            versions[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return {
+        "host": socket.gethostname(),
+        "device": _device_name(device),
+        "versions": versions,
+        "commit": os.environ.get("HARNESS_COMMIT") or git_commit(),
+    }
+
+
+def _device_name(device: Any) -> str:
+    import torch
+
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"{platform.machine()} CPU"
+
+
+def git_commit() -> str:
+    """Return the commit of the current checkout, with ``-dirty`` when files differ; empty outside git."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
+
+
+def status_of(error: BaseException) -> str:
+    """Return the status that a failure has in the results table."""
+    if isinstance(error, LeakError):
+        return "refused"
+    memory = isinstance(error, OutOfMemory | MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return "out-of-memory" if memory else "failed"
+
+
+def run_stage(spec: dict[str, Any], on_progress: Any = None) -> bool:
+    """Run a stage to its commit, or record why it failed.
+
+    Args:
+        spec: the stage as the plan wrote it, with ``store`` and ``device``.
+        on_progress: receives done, total and unit.
+
+    Returns:
+        Whether there is a result.
+    """
+    store = Store(Path(spec["store"]))
+    folder = store.work_folder(spec["key"])
+    if spec["kind"] not in RESUMABLE:
+        shutil.rmtree(folder, ignore_errors=True)
+    started = time.time()
+    try:
+        _compute(spec, store, folder, started, on_progress)
+    except Exception as error:
+        reason = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
+        trace = "" if isinstance(error, HarnessError) else traceback.format_exc()
+        failure = {"label": spec["label"], "kind": spec["kind"], "status": status_of(error), "time": time.time()}
+        store.record_failure(spec["key"], {**failure, "reason": " ".join(reason.split()), "traceback": trace})
+        return False
+    return True
+
+
+def _compute(spec: dict[str, Any], store: Store, folder: Path, started: float, on_progress: Any) -> None:
+    from harness.fitting import LocalFitContext
+    from harness.stages.running import RunningStage
+
+    device = choose_device(spec.get("device", "auto"))
+    save_every = float(os.environ.get("HARNESS_SAVE_EVERY_S", "30"))
+    context = LocalFitContext(
+        folder, device, int(spec["parts"]["seed"]), save_every_s=save_every, on_progress=on_progress
+    )
+    module = importlib.import_module(f"harness.stages.{spec['kind']}")
+    values = module.run(RunningStage(spec, store, context, device))
+    context.flush()
+    seconds = time.time() - started
+    record = {name: spec[name] for name in ("kind", "label", "key", "identity", "parts", "inputs")}
+    record |= {"values": values, "notes": context.notes(), "seconds": seconds, "finished": time.time()}
+    record |= environment(device)
+    (folder / "state.pt").unlink(missing_ok=True)
+    store.commit(spec["kind"], spec["key"], record)
+    store.record_duration(spec["kind"], spec["work"], spec["amount"], seconds)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the specification named on the command line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if len(arguments) != 1:
+        print("usage: python -m harness.stage SPEC.json", file=sys.stderr)
+        return 2
+    spec = json.loads(Path(arguments[0]).read_text())
+    if spec.get("threads"):
+        import torch
+
+        torch.set_num_threads(int(spec["threads"]))
+    progress_file = Path(spec["store"]) / "progress" / f"{spec['key']}.json"
+
+    def report(done: int, total: int, unit: str) -> None:
+        write_json(progress_file, {"done": done, "total": total, "unit": unit, "time": time.time()})
+
+    try:
+        return 0 if run_stage(spec, report) else 1
+    finally:
+        progress_file.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

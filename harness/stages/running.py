@@ -1,0 +1,153 @@
+"""What a stage sees while it runs: its specification, the results it reads, and the context it reports to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import HarnessError
+from harness.fitting import LocalFitContext
+from harness.plugins import Kind, SampleContext, load_plugin
+from harness.store import Result, Store
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from harness.data.pairs import PairSet
+    from harness.data.splits import Split
+
+
+@dataclass(frozen=True)
+class RunningStage:
+    """A stage at work.
+
+    Attributes:
+        spec: the stage as the plan wrote it (``Stage`` as JSON): kind, label, key, parts, inputs, attachments.
+        store: where the results it reads are.
+        context: progress, metrics, pictures, notes, saved state; its folder becomes the result.
+        device: where to compute.
+    """
+
+    spec: dict[str, Any]
+    store: Store
+    context: LocalFitContext
+    device: torch.device
+
+    @property
+    def folder(self) -> Path:
+        """Where the stage writes its files."""
+        return self.context.folder
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The stage's own parameters."""
+        return self.spec["parts"]["parameters"]
+
+    @property
+    def seed(self) -> int:
+        """The stage's seed."""
+        return int(self.spec["parts"]["seed"])
+
+    def results(self, name: str) -> list[Result]:
+        """Return the results of one input.
+
+        Raises:
+            HarnessError: a result is gone since the plan was made.
+        """
+        found = []
+        for kind, key in self.spec["inputs"].get(name, []):
+            result = self.store.find(kind, key)
+            if result is None:
+                raise HarnessError(
+                    f"The {kind} result {key[:12]} that {self.spec['label']!r} reads is gone; run the study again."
+                )
+            found.append(result)
+        return found
+
+    def result(self, name: str) -> Result:
+        """Return the only result of one input."""
+        return self.results(name)[0]
+
+    def plugin(self, kind: Kind) -> Any:
+        """Return the stage's plugin, with its parameters."""
+        attached = self.spec["attachments"]
+        return load_plugin(kind, attached["target"]).create(**attached["plugin-parameters"])
+
+    @cached_property
+    def dataset(self) -> RealPairs:
+        """The real pairs of the stage's dataset."""
+        return RealPairs(self.result("dataset"))
+
+    def sample_context(self, pairs: PairSet) -> SampleContext:
+        """Return what a plugin needs to sample or refine."""
+        return SampleContext(device=self.device, pairs=pairs)
+
+
+class RealPairs:
+    """The real pairs of a dataset result, by role. There is no way to get at them all: every user names its role."""
+
+    def __init__(self, result: Result) -> None:
+        from harness.data.splits import Split
+
+        self.result = result
+        self.source: dict[str, Any] = json.loads((result.folder / "dataset.json").read_text())
+        self.split: Split = Split.from_json((result.folder / "split.json").read_text())
+
+    @cached_property
+    def _decoded(self) -> PairSet:
+        from harness.data.datasets import open_dataset
+
+        dataset = open_dataset(self.source["name"], **self.source["options"])
+        if dataset.fingerprint != self.source["fingerprint"]:
+            raise HarnessError(
+                f"Dataset {dataset.name!r} has changed since this study was planned; run the study again to plan it anew."
+            )
+        return dataset.decode(self.source["size"], self.source["geometry"])
+
+    @property
+    def name(self) -> str:
+        """The dataset's name, which starts the ids of its pairs."""
+        return str(self.source["name"])
+
+    def role(self, role: str) -> PairSet:
+        """Return the pairs of one role, sorted by id; may be empty."""
+        return self._named(self.split.ids(role))
+
+    def first(self, count: int | None, seed: int) -> PairSet:
+        """Return the first ``count`` pairs (None: all) of one seeded shuffle of the fit role: small subsets nest."""
+        from harness.data.splits import subset_order
+
+        ids = self.split.ids("fit")
+        return self._named(ids if count is None else subset_order(ids, seed)[:count])
+
+    def _named(self, ids: Any) -> PairSet:
+        return self._decoded.select([f"{self.name}/{name}" for name in ids])
+
+    @cached_property
+    def fingerprints(self) -> dict[str, tuple[str, str]]:
+        """Group and perceptual hash of every image, by id."""
+        return {name: (group, hashed) for name, group, hashed in json.loads(self._fingerprint_file.read_text())}
+
+    @property
+    def _fingerprint_file(self) -> Path:
+        return self.result.folder / "fingerprints.json"
+
+
+def item_seeds(seed: int, count: int) -> NDArray[np.int64]:
+    """Return seeds of ``count`` items; the first n are the same however many are asked for.
+
+    Args:
+        seed: of the pool.
+        count: how many.
+
+    Returns:
+        int64 (count,), in [0, 2**62).
+    """
+    import numpy as np
+
+    return np.random.default_rng([seed, 0x5EED]).integers(0, 2**62, size=count, dtype=np.int64)

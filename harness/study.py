@@ -1,0 +1,323 @@
+"""The declaration of a study: what YAML may say, and every mistake in it with file, line and what is allowed."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from harness.errors import nearest
+
+ROLES = ("fit", "select", "report")
+CONTROLS = ("real-repeated", "resample", "copy-paste")
+SEGMENTATION_METRICS = ("iou", "f1", "accuracy", "precision", "recall", "dice-loss")
+
+
+class Section(BaseModel):
+    """Base of every part of a declaration: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Holdout(Section):
+    """Fractions of the images (whole groups) that are held out."""
+
+    report: float = Field(0.3, gt=0, lt=1)
+    select: float = Field(0.1, ge=0, lt=1)
+
+
+class Split(Section):
+    """How images get their roles: a named list, k folds, a holdout, or an exported manifest."""
+
+    named: str | None = None
+    kfold: int | None = Field(None, ge=2)
+    select: float | None = Field(None, ge=0, lt=1)
+    holdout: Holdout | None = None
+    manifest: str | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Split:
+        ways = [way for way in ("named", "kfold", "holdout", "manifest") if getattr(self, way) is not None]
+        if len(ways) != 1:
+            raise ValueError(
+                f"say exactly one of named, kfold, holdout or manifest, got {' and '.join(ways) or 'none'}"
+            )
+        if self.select is not None and self.kfold is None:
+            raise ValueError(
+                "select beside the way of splitting belongs to kfold; for a holdout write {holdout: {select: 0.1}}"
+            )
+        return self
+
+    def declaration(self) -> dict[str, Any]:
+        """Return what ``harness.data.splits.make_splits`` takes."""
+        if self.kfold is not None:
+            return {"kfold": self.kfold, "select": 0.15 if self.select is None else self.select}
+        return self.model_dump(exclude_none=True)
+
+
+def _named_split(value: Any) -> Any:
+    return {"named": value} if isinstance(value, str) else value
+
+
+class DatasetDeclaration(Section):
+    """Which images, at which size, split how."""
+
+    name: str
+    size: int = Field(256, ge=16, le=1024, description="side of the square images, pixels")
+    geometry: Literal["squash", "crop"] = Field(
+        "squash", description="how a frame becomes a square, shared by every stage"
+    )
+    split: Annotated[Split, BeforeValidator(_named_split)] = Split(holdout=Holdout())
+    seed: int = Field(0, ge=0, description="of the split and of the order that subsets are taken in")
+    options: dict[str, int | float | str] = Field(
+        default_factory=dict, description="of the source, such as count for phantom"
+    )
+
+
+class Selection(Section):
+    """How a checkpoint is chosen."""
+
+    by: str = Field(description="fidelity metric")
+    then: str | None = Field(None, description="fidelity metric that breaks ties")
+    among: tuple[int, ...] | None = Field(None, description="checkpoint steps to consider; all when left out")
+    samples: int = Field(200, ge=2, description="how many images are sampled from each checkpoint")
+    against: Literal["fit", "select"] = Field("fit", description="role whose real images are the reference")
+
+
+class PluginUse(BaseModel):
+    """A plugin with its parameters; the plugin itself validates those."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    plugin: str
+
+    def values(self) -> dict[str, Any]:
+        """Return the parameters as written."""
+        return dict(self.model_extra or {})
+
+
+class GeneratorUse(PluginUse):
+    """A generator plugin, and how its checkpoint is chosen (the last one when left out)."""
+
+    select: Selection | None = None
+
+
+class SegmenterUse(PluginUse):
+    """A segmenter plugin; ``name`` tells two of one architecture apart."""
+
+    name: str | None = None
+
+
+class GeneratorDeclaration(Section):
+    """A pipeline that makes pairs: one plugin that makes pairs, or masks first and then an image for each."""
+
+    pairs: GeneratorUse | None = None
+    masks: GeneratorUse | None = None
+    images: GeneratorUse | None = None
+    refine: tuple[PluginUse, ...] = ()
+    sees: int | Literal["all", "recipe"] = Field(
+        "all",
+        description="real pairs it is fitted on: all of the fit role, the first n, or those of the recipe it is used in",
+    )
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _pipeline(self) -> GeneratorDeclaration:
+        if (self.pairs is None) == (self.masks is None or self.images is None):
+            raise ValueError("say either pairs: {plugin: ...}, or both masks: {plugin: ...} and images: {plugin: ...}")
+        if self.pairs is not None and (self.masks is not None or self.images is not None):
+            raise ValueError("pairs stands alone; masks and images belong together")
+        if isinstance(self.sees, int) and self.sees < 1:
+            raise ValueError(f"sees must be at least 1, got {self.sees}")
+        return self
+
+    def uses(self) -> list[tuple[str, GeneratorUse]]:
+        """Return the plugins of the pipeline in order, each with its part (``pairs``, ``masks`` or ``images``)."""
+        parts = [("pairs", self.pairs), ("masks", self.masks), ("images", self.images)]
+        return [(part, use) for part, use in parts if use is not None]
+
+
+def _counts(value: Any) -> Any:
+    """Normalise a count, a list of counts, or ``{from, to, step}`` into a list."""
+    if isinstance(value, dict):
+        unknown = sorted(set(value) - {"from", "to", "step"})
+        if unknown or not {"from", "to"} <= set(value):
+            raise ValueError(f"a range is {{from: A, to: B, step: C}}, got {value}")
+        first, last, step = value["from"], value["to"], value.get("step", 1)
+        if not all(isinstance(n, int) for n in (first, last, step)) or step < 1 or last < first:
+            raise ValueError(f"a range needs whole numbers with from <= to and step >= 1, got {value}")
+        return list(range(first, last + 1, step))
+    return value if isinstance(value, list) else [value]
+
+
+Count = Annotated[int, Field(ge=0)]
+Counts = Annotated[tuple[Count, ...], BeforeValidator(_counts)]
+RealCounts = Annotated[tuple[Count | Literal["all"], ...], BeforeValidator(_counts)]
+
+
+class TrainingSets(Section):
+    """Recipes for training sets; ranges and lists expand to every combination."""
+
+    real: RealCounts = (0,)
+    synthetic: dict[str, Counts] = Field(default_factory=dict)
+
+
+class Budget(Section):
+    """How long a segmenter trains: equal optimiser steps for every recipe, or epochs (more data is then more steps)."""
+
+    steps: int | None = Field(None, ge=1)
+    epochs: int | None = Field(None, ge=1)
+    validations: int = Field(10, ge=1, description="how often the select role is scored; the best checkpoint is kept")
+
+    @model_validator(mode="after")
+    def _one(self) -> Budget:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("say either steps or epochs")
+        return self
+
+
+class Controls(Section):
+    """Control arms that bring no new information, and at which synthetic counts they run."""
+
+    arms: tuple[Literal["real-repeated", "resample", "copy-paste"], ...] = CONTROLS  # type: ignore[assignment]
+    at: Literal["largest", "each"] = "largest"
+
+
+def _control_list(value: Any) -> Any:
+    return {"arms": value} if isinstance(value, list) else value
+
+
+class RecipeMatch(Section):
+    """One recipe, named by its counts."""
+
+    real: int | Literal["all"] = 0
+    synthetic: dict[str, Count] = Field(default_factory=dict)
+
+
+class Compare(Section):
+    """What is compared with what: each recipe with one control arm, by one primary metric."""
+
+    vary: Literal["train"] = "train"
+    against: RecipeMatch | None = Field(
+        None, description="control arm; by default the same real pairs without synthetic ones"
+    )
+    metric: str = Field("iou-imagewise", description="METRIC-imagewise or METRIC-micro")
+
+    @model_validator(mode="after")
+    def _known_metric(self) -> Compare:
+        allowed = [f"{metric}-{kind}" for metric in SEGMENTATION_METRICS for kind in ("imagewise", "micro")]
+        if self.metric not in allowed:
+            raise ValueError(f"no metric {self.metric!r}{nearest(self.metric, allowed)}; allowed: {', '.join(allowed)}")
+        return self
+
+    @property
+    def primary(self) -> tuple[str, str]:
+        """Metric and reduction as they stand in the results table."""
+        metric, _, reduction = self.metric.rpartition("-")
+        return metric, "micro-imagewise" if reduction == "imagewise" else "micro"
+
+
+class Evaluate(Section):
+    """What is scored, and what an empty denominator counts."""
+
+    on: tuple[str, ...] = ("report",)
+    zero_division: Literal[0, 1, "nan"] = Field(1, description="score of an image when a metric divides by zero")
+
+
+class Fidelity(Section):
+    """How generators are measured, besides by what they do for segmenters."""
+
+    metrics: tuple[str, ...] = ("thumbnail-distance", "mask-area", "sim")
+    samples: int | None = Field(None, ge=2, description="first so many of the pool; all when left out")
+    against: Literal["fit", "select", "report"] = "fit"
+
+
+class ReportDeclaration(Section):
+    """Which tables and figures; all that apply when left out. ``published`` names printed tables to set beside ours."""
+
+    tables: tuple[str, ...] = ()
+    figures: tuple[str, ...] = ()
+    published: tuple[str, ...] = ()
+    predictions: int = Field(6, ge=0, description="report images shown with predictions")
+
+
+def _seed_list(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 1:
+            raise ValueError(f"at least 1 seed is needed, got {value}")
+        return list(range(value))
+    return value
+
+
+class Study(Section):
+    """A whole declaration."""
+
+    title: str = ""
+    dataset: DatasetDeclaration
+    generators: dict[str, GeneratorDeclaration] = Field(default_factory=dict)
+    segmenters: tuple[SegmenterUse, ...] = ()
+    train: tuple[TrainingSets, ...] = ()
+    budget: Budget = Budget(steps=4000)
+    controls: Annotated[Controls, BeforeValidator(_control_list)] = Controls()
+    protocol: Literal["clean", "published"] = "clean"
+    seeds: Annotated[tuple[Count, ...], BeforeValidator(_seed_list)] = (0, 1, 2)
+    compare: Compare = Compare()
+    evaluate: Evaluate = Evaluate()
+    fidelity: Fidelity | None = None
+    report: ReportDeclaration = ReportDeclaration()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training set.
+
+    Attributes:
+        real: how many real pairs, or None for all of the fit role.
+        synthetic: generator names with counts, in declared order, without zeros.
+        control: name of the control that makes the ``synthetic`` count, for a control arm.
+    """
+
+    real: int | None
+    synthetic: tuple[tuple[str, int], ...] = ()
+    control: str = ""
+
+    @property
+    def label(self) -> str:
+        """Readable label, such as ``real=100,dcgan=300``; a control arm's is ``real=100,control:resample=300``."""
+        parts = [] if self.real == 0 else [f"real={'all' if self.real is None else self.real}"]
+        prefix = "control:" if self.control else ""
+        parts += [f"{prefix}{name}={count}" for name, count in self.synthetic]
+        return ",".join(parts) or "nothing"
+
+    @property
+    def synthetic_count(self) -> int:
+        """Synthetic pairs in all."""
+        return sum(count for _, count in self.synthetic)
+
+
+def expand_recipes(study: Study) -> list[Recipe]:
+    """Return every training set a study declares, in order and without repeats, then the control arms."""
+    recipes: list[Recipe] = []
+    for entry in study.train:
+        names = list(entry.synthetic)
+        for real, *counts in itertools.product(entry.real, *(entry.synthetic[name] for name in names)):
+            pairs = tuple((name, count) for name, count in zip(names, counts, strict=True) if count)
+            recipes.append(Recipe(None if real == "all" else real, pairs))
+    recipes = list(dict.fromkeys(recipes))
+    return recipes + _control_recipes(study, recipes)
+
+
+def _control_recipes(study: Study, recipes: list[Recipe]) -> list[Recipe]:
+    """Control arms for each number of real pairs that synthetic ones are added to."""
+    counts: dict[int | None, list[int]] = {}
+    for recipe in recipes:
+        if recipe.real != 0 and recipe.synthetic:
+            counts.setdefault(recipe.real, []).append(recipe.synthetic_count)
+    return [
+        Recipe(real, ((arm, count),), control=arm)
+        for arm in study.controls.arms
+        for real, totals in counts.items()
+        for count in (sorted(set(totals)) if study.controls.at == "each" else [max(totals)])
+    ]

@@ -1,0 +1,276 @@
+"""Finding, reading and checking studies: every mistake at once, with file, line, value and what is allowed."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ValidationError
+
+from harness.declaration import Document, Location, apply_setting, choose_profile, read_extended
+from harness.errors import DeclarationError, HarnessError, nearest
+from harness.home import project_root
+from harness.plugins import Generator, Kind, load_plugin
+from harness.study import CONTROLS, ROLES, GeneratorUse, PluginUse, Recipe, Study, expand_recipes
+
+
+def study_folders() -> list[Path]:
+    """Return where studies are looked for: the project's ``studies/``, then those that ship with the harness."""
+    shipped = Path(__file__).resolve().parent.parent / "studies"
+    return [folder for folder in dict.fromkeys([project_root() / "studies", shipped]) if folder.is_dir()]
+
+
+def list_studies() -> dict[str, Path]:
+    """Return every study by name."""
+    found: dict[str, Path] = {}
+    for folder in study_folders():
+        for path in sorted(folder.glob("*.yaml")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def find_study(name: str) -> tuple[Path, str]:
+    """Return the file of a study, given its name or a path, and how errors name it.
+
+    Raises:
+        DeclarationError: there is no such study.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise DeclarationError(
+                f"There is no file {name}; name a study ({', '.join(list_studies())}) or an existing YAML file."
+            )
+        return path.resolve(), name
+    known = list_studies()
+    if name not in known:
+        raise DeclarationError(
+            f"There is no study {name!r}{nearest(name, list(known))}; there are: {', '.join(known) or 'none'}."
+        )
+    path = known[name]
+    root = project_root()
+    return path, str(path.relative_to(root)) if path.is_relative_to(root) else path.name
+
+
+@dataclass(frozen=True)
+class LoadedStudy:
+    """A checked study with its name, profile and the document it was read from."""
+
+    name: str
+    profile: str
+    study: Study
+    document: Document
+
+    @property
+    def folder_name(self) -> str:
+        """Name of its report folder."""
+        return f"{self.name}-{self.profile}" if self.profile else self.name
+
+
+def load_study(name: str, profile: str | None = None, settings: tuple[str, ...] = ()) -> LoadedStudy:
+    """Read, override and check a study.
+
+    Args:
+        name: of a study in ``studies/``, or the path of a YAML file.
+        profile: overrides to apply, such as ``smoke``.
+        settings: ``path=value`` overrides of the command line.
+
+    Raises:
+        DeclarationError: carries every mistake, each with its place.
+    """
+    path, shown = find_study(name)
+
+    def find(base: str) -> tuple[Path, str]:
+        beside = path.parent / f"{base}.yaml"
+        return (beside, beside.name) if beside.is_file() and not base.endswith(".yaml") else find_study(base)
+
+    document = choose_profile(read_extended(path, shown, find), profile)
+    for setting in settings:
+        document = apply_setting(document, setting)
+    try:
+        study = Study.model_validate(document.value)
+    except ValidationError as error:
+        raise DeclarationError(describe_errors(error, document)) from error
+    problems = check_study(study, document)
+    if problems:
+        raise DeclarationError(problems)
+    return LoadedStudy(path.stem, profile or "", study, document)
+
+
+def _model_at(model: Any, location: Location) -> type[BaseModel] | None:
+    """Find the model that a location leads to, looking through options, lists and dicts."""
+    if not location:
+        return model if isinstance(model, type) and issubclass(model, BaseModel) else None
+    origin, arguments = typing.get_origin(model), typing.get_args(model)
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        found = model.model_fields.get(str(location[0]))
+        return _model_at(found.annotation, location[1:]) if found else None
+    if origin in (typing.Union, types.UnionType, Annotated):
+        return next((hit for a in arguments if (hit := _model_at(a, location))), None)
+    if origin in (tuple, list):
+        return _model_at(arguments[0], location[1:])
+    return _model_at(arguments[1], location[1:]) if origin is dict else None
+
+
+def describe_errors(error: ValidationError, document: Document, prefix: Location = (), model: Any = Study) -> list[str]:
+    """Turn pydantic's errors into lines of ``file:line:column: path: what is wrong``."""
+    lines = []
+    for detail in error.errors():
+        raw = tuple(detail["loc"])
+        relative = tuple(key for i, key in enumerate(raw) if not _is_tag(document, (*prefix, *raw[:i]), key))
+        location = (*prefix, *relative)
+        named = ".".join(map(str, location)) or "study"
+        lines.append(f"{document.origin(location)}: {named}: {_describe(detail, relative, model)}")
+    return list(dict.fromkeys(lines))
+
+
+def _is_tag(document: Document, parent: Location, key: str | int) -> bool:
+    """Tell pydantic's own union tags (such as ``literal['all']``) in a location from keys of the document."""
+    return (
+        isinstance(key, str)
+        and (key.startswith(("literal[", "function-")) or key in ("int", "constrained-int"))
+        and ((*parent, key) not in document.origins)
+    )
+
+
+def _describe(detail: Any, relative: Location, model: Any) -> str:
+    kind, value = detail["type"], detail.get("input")
+    shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
+    if kind == "extra_forbidden":
+        owner = _model_at(model, relative[:-1]) or model
+        allowed = list(owner.model_fields)
+        key = str(relative[-1])
+        return f"unknown key {key!r}{nearest(key, allowed)}; allowed: {', '.join(allowed)}"
+    if kind == "missing":
+        return "is required and missing"
+    if kind == "value_error":
+        return str(detail["ctx"]["error"])
+    if kind == "literal_error":
+        allowed = [part.strip().strip("'") for part in detail["ctx"]["expected"].replace(" or ", ", ").split(",")]
+        return f"{shown} is not allowed{nearest(str(value), allowed)}; allowed: {', '.join(allowed)}"
+    message = detail["msg"][0].lower() + detail["msg"][1:]
+    return f"{message}, got {shown}"
+
+
+def check_study(study: Study, document: Document) -> list[str]:
+    """Check what one field alone cannot show: plugins and their parameters, names that must agree."""
+    problems: list[str] = []
+
+    def report(location: Location, sentence: str) -> None:
+        problems.append(f"{document.origin(location)}: {'.'.join(map(str, location))}: {sentence}")
+
+    def plugin(kind: Kind, use: PluginUse, location: Location) -> Any:
+        try:
+            found = load_plugin(kind, use.plugin)
+        except HarnessError as error:
+            report((*location, "plugin"), str(error))
+            return None
+        try:
+            return found.create(**use.values())
+        except ValidationError as error:
+            problems.extend(describe_errors(error, document, location, found.Parameters))
+            return None
+
+    for name, declared in study.generators.items():
+        if name in CONTROLS and declared.pairs is not None and declared.pairs.plugin != name:
+            report(("generators", name), f"{name!r} is the name of a control; choose another name")
+        for part, use in declared.uses():
+            made = plugin("generators", use, ("generators", name, part))
+            if made is not None:
+                _check_card(made, part, use, study, ("generators", name, part), report)
+        for i, refiner in enumerate(declared.refine):
+            plugin("refiners", refiner, ("generators", name, "refine", i))
+    _check_segmenters(study, plugin, report)
+    _check_recipes(study, report)
+    _check_metrics(study, report)
+    return problems
+
+
+def _check_card(made: Generator, part: str, use: GeneratorUse, study: Study, location: Location, report: Any) -> None:
+    """Refuse a plugin that cannot do what its place in the pipeline asks."""
+    if made.card.makes != part:
+        report((*location, "plugin"), f"{use.plugin} makes {made.card.makes}, not {part}")
+    if made.card.sizes and study.dataset.size not in made.card.sizes:
+        sizes = ", ".join(map(str, made.card.sizes))
+        report(
+            (*location, "plugin"), f"{use.plugin} makes images of {sizes} px, but dataset.size is {study.dataset.size}"
+        )
+
+
+def _check_segmenters(study: Study, plugin: Any, report: Any) -> None:
+    labels: dict[str, int] = {}
+    for i, use in enumerate(study.segmenters):
+        made = plugin("segmenters", use, ("segmenters", i))
+        label = use.name or (made.label if made is not None else f"segmenter {i}")
+        if label in labels:
+            report(
+                ("segmenters", i),
+                f"is called {label!r} like segmenter {labels[label]}; give one of them a name: of its own",
+            )
+        labels.setdefault(label, i)
+    if study.train and not study.segmenters:
+        report(
+            ("segmenters",),
+            "training sets are declared but no segmenter trains on them; add one, such as {plugin: smp, arch: FPN}",
+        )
+
+
+def _check_recipes(study: Study, report: Any) -> None:
+    for i, entry in enumerate(study.train):
+        for name in entry.synthetic:
+            if name not in study.generators:
+                allowed = list(study.generators)
+                report(
+                    ("train", i, "synthetic", name),
+                    f"no generator {name!r}{nearest(name, allowed)}; declared: {', '.join(allowed) or 'none'}",
+                )
+    recipes = expand_recipes(study)
+    for i, entry in enumerate(study.train):
+        if 0 in entry.real and (not entry.synthetic or any(0 in counts for counts in entry.synthetic.values())):
+            report(("train", i), "describes an empty training set; say how many real or synthetic pairs")
+    against = study.compare.against
+    if against is not None:
+        wanted = Recipe(
+            None if against.real == "all" else against.real, tuple((n, c) for n, c in against.synthetic.items() if c)
+        )
+        if wanted not in recipes:
+            report(
+                ("compare", "against"),
+                f"no training set {wanted.label!r}{nearest(wanted.label, [r.label for r in recipes])}; "
+                f"there are: {', '.join(r.label for r in recipes if not r.control)}",
+            )
+    if "report" not in study.evaluate.on and study.train and not any(o not in ROLES for o in study.evaluate.on):
+        report(
+            ("evaluate", "on"),
+            f"scores only {', '.join(study.evaluate.on)}; the report role is where results come from",
+        )
+
+
+def _check_metrics(study: Study, report: Any) -> None:
+    """Check the names of fidelity metrics."""
+    from harness.metrics.fidelity import FIDELITY
+
+    allowed = list(FIDELITY)
+    wanted: list[tuple[Location, str]] = []
+    for name, declared in study.generators.items():
+        for part, use in declared.uses():
+            if use.select:
+                wanted += [
+                    (("generators", name, part, "select", key), metric)
+                    for key, metric in (("by", use.select.by), ("then", use.select.then))
+                    if metric
+                ]
+    if study.fidelity:
+        wanted += [(("fidelity", "metrics", i), metric) for i, metric in enumerate(study.fidelity.metrics)]
+    for location, metric in wanted:
+        if metric not in allowed:
+            report(location, f"no fidelity metric {metric!r}{nearest(metric, allowed)}; allowed: {', '.join(allowed)}")
+
+
+def study_schema() -> str:
+    """Return the JSON schema of a study, for completion in editors."""
+    return json.dumps(Study.model_json_schema(), indent=2)
