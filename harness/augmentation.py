@@ -240,7 +240,8 @@ def _affine_grid(
 ) -> Tensor:
     """Return the sampling grid (N, H, W, 2) of a mirror, then zoom and rotation about the centre, then shift.
 
-    Written out element by element: torch's own goes through a matrix product, whose rounding may depend on the batch size.
+    Written out element by element: torch's own goes through a matrix product, whose rounding may depend on the batch
+    size.
 
     Args:
         size: height and width.

@@ -27,20 +27,27 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
 
 
 @cache
-def _parsed(path: Path, changed: int) -> tuple[str, ast.Module]:
-    """Return a file's fingerprint and its syntax tree; ``changed`` is its modification time, so that edits are seen."""
+def _parsed(path: Path, changed: int, module: str) -> tuple[str, frozenset[str]]:
+    """Return a file's fingerprint and the names it imports; ``changed`` is its modification time, so that edits are seen."""
     tree = ast.parse(path.read_bytes())
+    imported = frozenset(_imported(tree, module, path.name == "__init__.py"))
     shape = ast.dump(_without_docstrings(tree))
-    return hashlib.sha256(shape.encode()).hexdigest()[:16], tree
+    return hashlib.sha256(shape.encode()).hexdigest()[:16], imported
 
 
 def _module_file(module: str) -> Path | None:
+    """Find a module's file without importing it, or anything on the way to it."""
+    package, *inner = module.split(".")
     try:
-        specification = importlib.util.find_spec(module)
+        specification = importlib.util.find_spec(package)
     except (ImportError, ValueError, AttributeError):
         return None
-    origin = specification.origin if specification else None
-    return Path(origin) if origin and origin.endswith(".py") else None
+    for root in (specification.submodule_search_locations or []) if specification else []:
+        place = Path(root, *inner)
+        for file in (place.with_suffix(".py"), place / "__init__.py"):
+            if file.is_file() and (inner or file.name == "__init__.py"):
+                return file
+    return None
 
 
 def _imported(tree: ast.Module, module: str, is_package: bool) -> set[str]:
@@ -59,9 +66,9 @@ def _imported(tree: ast.Module, module: str, is_package: bool) -> set[str]:
     return names
 
 
-def _siblings(path: Path, tree: ast.Module) -> dict[str, Path]:
+def _siblings(path: Path, imported: frozenset[str]) -> dict[str, Path]:
     """Return files beside a plugin file (one given by path) that it imports by name."""
-    names = {name.split(".")[0] for name in _imported(tree, path.stem, False) if name}
+    names = {name.split(".")[0] for name in imported if name}
     return {name: path.parent / f"{name}.py" for name in names if (path.parent / f"{name}.py").is_file()}
 
 
@@ -82,12 +89,12 @@ def code_of(plugin: type) -> dict[str, str]:
         name, path = waiting.pop()
         if name in found:
             continue
-        fingerprint, tree = _parsed(path, path.stat().st_mtime_ns)
+        fingerprint, imports = _parsed(path, path.stat().st_mtime_ns, name)
         found[name] = fingerprint
         if module.startswith("harness_plugin_"):
-            waiting += list(_siblings(path, tree).items())
+            waiting += list(_siblings(path, imports).items())
             continue
-        for imported in _imported(tree, name, path.name == "__init__.py"):
+        for imported in imports:
             file = _module_file(imported) if imported.split(".")[0] == package else None
             if file is not None:
                 waiting.append((imported, file))

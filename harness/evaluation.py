@@ -128,7 +128,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and ("not enough memory" in str(error) or "out of memory" in str(error))
+    # torch raises a plain RuntimeError when the machine's own memory runs out, worded differently on each platform.
+    said = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
 
 
 def predict(

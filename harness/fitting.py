@@ -70,8 +70,9 @@ def image_grid(images: NDArray[np.uint8], columns: int | None = None) -> NDArray
 class LocalFitContext:
     """The :class:`harness.plugins.FitContext` of a fit that keeps everything in one folder.
 
-    Opened on the folder of a killed fit, it hands back the last saved state, and the metrics logged after that save are dropped, since
-    the fit is about to log them again. Opened on a folder without a saved state, it starts from nothing.
+    Opened on the folder of a killed fit, it hands back the last saved state, and the metrics logged after that save are
+    dropped, since the fit is about to log them again. Opened on a folder without a saved state, it starts from nothing
+    and removes what is there: open one to run a fit, never to look at one that is done.
     """
 
     def __init__(
@@ -91,7 +92,8 @@ class LocalFitContext:
             device: where to compute.
             seed: of everything the fit draws at random.
             save_every_s: seconds between saved states.
-            on_progress: receives (done, total, unit), at most every ``progress_every_s`` seconds, and always at the end.
+            on_progress: receives (done, total, unit), at most every ``progress_every_s`` seconds, and always at the
+                end.
             progress_every_s: seconds between two calls of ``on_progress``.
         """
         self.folder = folder
@@ -147,7 +149,7 @@ class LocalFitContext:
             self._rows.clear()
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return all metrics in the order they were logged: ``name``, ``value``, ``step`` and ``time`` (Unix seconds)."""
+        """Return all metrics in the order they were logged: ``name``, ``value``, ``step``, ``time`` (Unix seconds)."""
         self.flush()
         if not self.metrics_file.exists():
             return []
@@ -238,8 +240,8 @@ def _record_checkpoints(folder: Path, checkpoints: list[Checkpoint]) -> None:
 def run_fit(generator: Generator, pairs: PairSet, context: LocalFitContext) -> list[Checkpoint]:
     """Run a generator's fit to its end, or take it up where it was killed, and return all its checkpoints.
 
-    A resumed fit need not yield again what it yielded before it was killed: each checkpoint is recorded as it comes, and one
-    that comes a second time replaces the first.
+    A resumed fit need not yield again what it yielded before it was killed: each checkpoint is recorded as it comes,
+    and one that comes a second time replaces the first.
 
     Args:
         generator: the plugin.
@@ -247,8 +249,8 @@ def run_fit(generator: Generator, pairs: PairSet, context: LocalFitContext) -> l
         context: over the folder that holds everything about this fit.
 
     Raises:
-        PluginError: it yielded no checkpoint, steps that do not increase, a folder outside its own, or claims to have seen ids it was not
-            given.
+        PluginError: it yielded no checkpoint, steps that do not increase, a folder outside its own, or claims to have
+            seen ids it was not given.
     """
     checkpoints = {c.step: c for c in recorded_checkpoints(context.folder)}
     last = -1
@@ -257,17 +259,20 @@ def run_fit(generator: Generator, pairs: PairSet, context: LocalFitContext) -> l
     for checkpoint in generator.fit(pairs, fit_context):
         if checkpoint.step <= last:
             raise PluginError(
-                f"Generator {generator.name!r} yielded checkpoint {checkpoint.step} after {last}; the steps of one fit must increase."
+                f"Generator {generator.name!r} yielded checkpoint {checkpoint.step} after {last}; "
+                "the steps of one fit must increase."
             )
         last = checkpoint.step
         if not checkpoint.folder.resolve().is_relative_to(context.folder.resolve()):
             raise PluginError(
-                f"Generator {generator.name!r} put checkpoint {last} into {checkpoint.folder}; use context.checkpoint_folder({last})."
+                f"Generator {generator.name!r} put checkpoint {last} into {checkpoint.folder}; "
+                f"use context.checkpoint_folder({last})."
             )
         strangers = sorted((checkpoint.seen or frozenset()) - given)
         if strangers:
             raise PluginError(
-                f"Generator {generator.name!r} says that checkpoint {last} has seen {strangers[0]!r}, which the fit was not given."
+                f"Generator {generator.name!r} says that checkpoint {last} has seen {strangers[0]!r}, "
+                "which the fit was not given."
             )
         checkpoints[last] = Checkpoint(
             last, context.folder / checkpoint.folder.resolve().relative_to(context.folder.resolve()), checkpoint.seen

@@ -18,7 +18,7 @@ from harness.study_file import LoadedStudy
 
 if TYPE_CHECKING:
     from harness.data.datasets import Dataset
-    from harness.data.splits import Split
+    from harness.data.splits import Role, Split
 
 
 @dataclass(frozen=True)
@@ -344,7 +344,7 @@ class _Builder:
         from harness.data.splits import Split
 
         other = open_dataset(name)
-        roles = {entry.id: "report" for entry in other.entries}
+        roles: dict[str, Role] = {entry.id: "report" for entry in other.entries}
         split = Split(other.name, other.fingerprint, "all report", roles, {}, ())
         return self.dataset(other, split, f"dataset {name}", {})
 

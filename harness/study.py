@@ -302,9 +302,10 @@ def expand_recipes(study: Study) -> list[Recipe]:
     recipes: list[Recipe] = []
     for entry in study.train:
         names = list(entry.synthetic)
-        for real, *counts in itertools.product(entry.real, *(entry.synthetic[name] for name in names)):
-            pairs = tuple((name, count) for name, count in zip(names, counts, strict=True) if count)
-            recipes.append(Recipe(None if real == "all" else real, pairs))
+        for real in entry.real:
+            for counts in itertools.product(*(entry.synthetic[name] for name in names)):
+                pairs = tuple((name, count) for name, count in zip(names, counts, strict=True) if count)
+                recipes.append(Recipe(None if real == "all" else real, pairs))
     recipes = list(dict.fromkeys(recipes))
     return recipes + _control_recipes(study, recipes)
 

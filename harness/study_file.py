@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import types
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ from harness.declaration import Document, Location, apply_setting, choose_profil
 from harness.errors import DeclarationError, HarnessError, nearest
 from harness.home import project_root
 from harness.plugins import Generator, Kind, load_plugin
-from harness.study import CONTROLS, ROLES, GeneratorUse, PluginUse, Recipe, Study, expand_recipes
+from harness.study import ROLES, GeneratorUse, PluginUse, Recipe, Study, expand_recipes
 
 
 def study_folders() -> list[Path]:
@@ -91,13 +92,14 @@ def load_study(name: str, profile: str | None = None, settings: tuple[str, ...] 
     document = choose_profile(read_extended(path, shown, find), profile)
     for setting in settings:
         document = apply_setting(document, setting)
+    problems = check_plugins(document)
     try:
         study = Study.model_validate(document.value)
     except ValidationError as error:
-        raise DeclarationError(describe_errors(error, document)) from error
-    problems = check_study(study, document)
+        raise DeclarationError(sorted({*describe_errors(error, document), *problems})) from error
+    problems += check_study(study, document)
     if problems:
-        raise DeclarationError(problems)
+        raise DeclarationError(list(dict.fromkeys(problems)))
     return LoadedStudy(path.stem, profile or "", study, document)
 
 
@@ -156,42 +158,71 @@ def _describe(detail: Any, relative: Location, model: Any) -> str:
     return f"{message}, got {shown}"
 
 
+def _plugin_uses(value: Any) -> Iterator[tuple[Kind, Location, dict[str, Any]]]:
+    """Yield every use of a plugin in a document, however malformed the rest is."""
+    value = value if isinstance(value, dict) else {}
+    generators = value.get("generators")
+    for name, declared in (generators if isinstance(generators, dict) else {}).items():
+        parts = declared if isinstance(declared, dict) else {}
+        for part in ("pairs", "masks", "images"):
+            yield "generators", ("generators", name, part), parts.get(part)
+        refine = parts.get("refine")
+        for i, use in enumerate(refine if isinstance(refine, list) else []):
+            yield "refiners", ("generators", name, "refine", i), use
+    segmenters = value.get("segmenters")
+    for i, use in enumerate(segmenters if isinstance(segmenters, list) else []):
+        yield "segmenters", ("segmenters", i), use
+
+
+def check_plugins(document: Document) -> list[str]:
+    """Check that every plugin exists and takes the parameters it is given."""
+    own = {"generators": {"plugin", "select"}, "refiners": {"plugin"}, "segmenters": {"plugin", "name"}}
+    problems: list[str] = []
+    for kind, location, use in _plugin_uses(document.value):
+        if not isinstance(use, dict) or not isinstance(use.get("plugin"), str):
+            continue
+        try:
+            found = load_plugin(kind, use["plugin"])
+        except HarnessError as error:
+            where = (*location, "plugin")
+            problems.append(f"{document.origin(where)}: {'.'.join(map(str, where))}: {error}")
+            continue
+        try:
+            found.create(**{key: item for key, item in use.items() if key not in own[kind]})
+        except ValidationError as error:
+            problems += describe_errors(error, document, location, found.Parameters)
+    return problems
+
+
 def check_study(study: Study, document: Document) -> list[str]:
-    """Check what one field alone cannot show: plugins and their parameters, names that must agree."""
+    """Check what one field alone cannot show: names that must agree, and what fits what. Plugins are sound already."""
     problems: list[str] = []
 
     def report(location: Location, sentence: str) -> None:
         problems.append(f"{document.origin(location)}: {'.'.join(map(str, location))}: {sentence}")
 
-    def plugin(kind: Kind, use: PluginUse, location: Location) -> Any:
-        try:
-            found = load_plugin(kind, use.plugin)
-        except HarnessError as error:
-            report((*location, "plugin"), str(error))
-            return None
-        try:
-            return found.create(**use.values())
-        except ValidationError as error:
-            problems.extend(describe_errors(error, document, location, found.Parameters))
-            return None
-
     for name, declared in study.generators.items():
-        if name in CONTROLS and declared.pairs is not None and declared.pairs.plugin != name:
-            report(("generators", name), f"{name!r} is the name of a control; choose another name")
         for part, use in declared.uses():
-            made = plugin("generators", use, ("generators", name, part))
-            if made is not None:
-                _check_card(made, part, use, study, ("generators", name, part), report)
-        for i, refiner in enumerate(declared.refine):
-            plugin("refiners", refiner, ("generators", name, "refine", i))
-    _check_segmenters(study, plugin, report)
+            _check_card(part, use, study, ("generators", name, part), report)
+    _check_segmenters(study, report)
     _check_recipes(study, report)
     _check_metrics(study, report)
     return problems
 
 
-def _check_card(made: Generator, part: str, use: GeneratorUse, study: Study, location: Location, report: Any) -> None:
+def _created(kind: Kind, use: PluginUse) -> Any:
+    """Return a plugin as declared, or None when it is not sound (``check_plugins`` says why)."""
+    try:
+        return load_plugin(kind, use.plugin).create(**use.values())
+    except (HarnessError, ValidationError):
+        return None
+
+
+def _check_card(part: str, use: GeneratorUse, study: Study, location: Location, report: Any) -> None:
     """Refuse a plugin that cannot do what its place in the pipeline asks."""
+    made: Generator | None = _created("generators", use)
+    if made is None:
+        return
     if made.card.makes != part:
         report((*location, "plugin"), f"{use.plugin} makes {made.card.makes}, not {part}")
     if made.card.sizes and study.dataset.size not in made.card.sizes:
@@ -201,10 +232,10 @@ def _check_card(made: Generator, part: str, use: GeneratorUse, study: Study, loc
         )
 
 
-def _check_segmenters(study: Study, plugin: Any, report: Any) -> None:
+def _check_segmenters(study: Study, report: Any) -> None:
     labels: dict[str, int] = {}
     for i, use in enumerate(study.segmenters):
-        made = plugin("segmenters", use, ("segmenters", i))
+        made = _created("segmenters", use)
         label = use.name or (made.label if made is not None else f"segmenter {i}")
         if label in labels:
             report(

@@ -39,7 +39,7 @@ class PairSet:
     Attributes:
         images: uint8 (N, H, W, 3), RGB. For a generator that makes masks only, the mask as a grey picture (0 or 255).
         masks: uint8 (N, H, W) in {0, 1}.
-        ids: N unique names.
+        ids: N names; unique in a set that is saved, but a set may hold a pair twice (the sources of a refinement).
         groups: N group names.
         lineage: N sets of real ids; many pairs usually share one set object.
     """
@@ -61,8 +61,6 @@ class PairSet:
                 f"{len(self.images)} images, {n} ids, {len(self.groups)} groups and {len(self.lineage)} lineages "
                 "must be equally many"
             )
-        if len(set(self.ids)) != n:
-            raise ValueError("ids must be unique within one set")
 
     @classmethod
     def real(
@@ -133,7 +131,13 @@ class PairSet:
         )
 
     def save(self, folder: Path) -> None:
-        """Write ``images.npy``, ``masks.npy`` and ``pairs.json`` (ids, groups and interned lineages) into ``folder``."""
+        """Write ``images.npy``, ``masks.npy`` and ``pairs.json`` (ids, groups and interned lineages) into ``folder``.
+
+        Raises:
+            ValueError: an id stands twice.
+        """
+        if len(set(self.ids)) != len(self.ids):
+            raise ValueError("ids must be unique within a set that is saved")
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / "images.npy", self.images)
         np.save(folder / "masks.npy", self.masks)

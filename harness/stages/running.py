@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from harness.data.pairs import PairSet
-    from harness.data.splits import Split
+    from harness.data.splits import Role, Split
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class RealPairs:
         """The dataset's name, which starts the ids of its pairs."""
         return str(self.source["name"])
 
-    def role(self, role: str) -> PairSet:
+    def role(self, role: Role) -> PairSet:
         """Return the pairs of one role, sorted by id; may be empty."""
         return self._named(self.split.ids(role))
 

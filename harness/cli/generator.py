@@ -1,0 +1,228 @@
+"""``harness generator``: list generators, fit one on its own, and sample from a fitted one."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from harness.plan import Plan
+    from harness.run import Summary
+    from harness.store import Store
+    from harness.study_file import LoadedStudy
+
+app = typer.Typer(help="List generators, fit one, sample from a fitted one.", no_args_is_help=True)
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@app.command("list")
+def list_generators(as_json: Json = False) -> None:
+    """List the generators: what each needs, makes and costs."""
+    from harness.errors import PluginError
+    from harness.plugins import load_plugin, registry
+
+    rows: list[dict[str, Any]] = []
+    for (kind, name), entry in sorted(registry().items()):
+        if kind != "generators":
+            continue
+        row: dict[str, Any] = {"name": name, "origin": entry.origin, "summary": entry.summary}
+        try:
+            found = load_plugin("generators", name)
+        except PluginError as error:
+            rows.append({**row, "problem": str(error)})
+            continue
+        card = found.card
+        row["summary"] = entry.summary or (found.__doc__ or "").strip().partition("\n")[0]
+        row |= {"version": found.version, "needs": card.needs, "makes": card.makes, "learns": card.learns}
+        row |= {"sizes": list(card.sizes), "minimum": card.minimum, "weights": list(card.weights)}
+        rows.append({**row, "licence": card.licence, "cost": card.cost})
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    width = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        print(f"{row['name']:{width}}  {row['summary']}")
+        if "problem" in row:
+            print(f"{'':{width}}  cannot be used: {row['problem']}")
+            continue
+        sizes = f"{', '.join(map(str, row['sizes']))} px" if row["sizes"] else "any size"
+        facts = [f"needs {row['needs']}", f"makes {row['makes']}", sizes, f"at least {row['minimum']} pairs"]
+        facts += [f"weights {', '.join(row['weights'])}"] if row["weights"] else []
+        facts += [word for word in (row["licence"], row["cost"]) if word]
+        print(f"{'':{width}}  {'; '.join(facts)}")
+
+
+@app.command()
+def fit(
+    plugin: Annotated[str, typer.Argument(help="Name of a generator, or path/to/file.py:Class.")],
+    data: Annotated[str, typer.Option("--data", help="Dataset to fit it on, such as phantom or kvasir-seg.")],
+    size: Annotated[int, typer.Option(help="Side of the images, pixels.")] = 64,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="PARAMETER=VALUE of the generator.")] = None,
+    real: Annotated[int | None, typer.Option(help="Fit on the first so many real pairs; all when left out.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="As dataset.split in a study, such as cpd; only its fit role is seen.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of everything the fit draws at random.")] = 0,
+    executor: Annotated[str, typer.Option(help="local (a process of its own) or in-process.")] = "local",
+    track: Annotated[bool, typer.Option("--track/--no-track", help="Mirror the fit to MLflow.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Fit one generator on the fit role of a dataset, or resume a stopped fit. The result is kept in the store."""
+    from harness.errors import HarnessError
+    from harness.executors import make_executor
+    from harness.stage import git_commit
+    from harness.store import Store, write_json
+
+    os.environ.setdefault("HARNESS_COMMIT", git_commit())
+    runner = make_executor(executor, 1)
+    loaded = declare_fit(plugin, data, size, settings or [], real, split, seed)
+    plan, key = plan_fit(loaded)
+    store = Store()
+    # A plan on record keeps the result from being collected as garbage.
+    stages = {s.key: {"label": s.label, "kind": s.kind, "parts": s.parts} for s in plan.stages.values()}
+    write_json(store.root / "plans" / f"{loaded.name}-{key[:12]}.json", stages)
+    summary = _run(plan, store, runner, track)
+    result = store.find("fit", key)
+    if result is None:
+        reasons = [f["reason"] for f in summary.failures.values() if f["status"] != "skipped"]
+        raise HarnessError(f"{plugin} could not be fitted: {'; '.join(reasons)}")
+    checkpoints = result.values["checkpoints"]
+    facts = {"key": key, "label": result.record["label"], "checkpoints": checkpoints, "folder": str(result.folder)}
+    if as_json:
+        print(json.dumps({**facts, "real": result.values["real"], "stored": not summary.done}, indent=2))
+        return
+    how = "was fitted already" if key in summary.stored_before else f"fitted in {result.record['seconds']:.0f} s"
+    print(f"{plugin} {how} on {result.values['real']} real pairs; checkpoints at {', '.join(map(str, checkpoints))}.")
+    print(f"Key: {key}")
+    print(f"Sample from it: harness generator sample --from {key[:12]} -n 100 --out samples")
+
+
+def declare_fit(
+    plugin: str, data: str, size: int, settings: list[str], real: int | None, split: str | None, seed: int
+) -> LoadedStudy:
+    """Return a study that fits one generator and trains nothing.
+
+    Raises:
+        DeclarationError: an option or a parameter of the plugin is not allowed.
+        PluginError: there is no such generator.
+    """
+    from pydantic import ValidationError
+
+    from harness.declaration import Document, apply_setting
+    from harness.errors import DeclarationError
+    from harness.plugins import load_plugin
+    from harness.study import Study
+    from harness.study_file import LoadedStudy, check_study, describe_errors
+
+    found = load_plugin("generators", plugin)
+    name, part = found.name, found.card.makes
+    # Every pipeline has masks where it has images; the fit of an image maker does not depend on them.
+    uses = {part: {"plugin": plugin}}
+    if part != "pairs":
+        uses |= {other: {"plugin": plugin} for other in ("masks", "images") if other != part}
+    generator = {**uses, "seed": seed, "sees": "all" if real is None else real}
+    document = Document({"dataset": {"name": data, "size": size}, "generators": {name: generator}})
+    for setting in settings:
+        document = apply_setting(document, f"generators.{name}.{part}.{setting}")
+    if split is not None:
+        document = apply_setting(document, f"dataset.split={split}")
+    try:
+        study = Study.model_validate(document.value)
+    except ValidationError as error:
+        raise DeclarationError(describe_errors(error, document)) from error
+    other = {f"generators.{name}.{o}" for o in ("masks", "images") if part not in ("pairs", o)}
+    problems = [p for p in check_study(study, document) if not any(f"{o}." in p for o in other)]
+    if problems:
+        raise DeclarationError(problems)
+    return LoadedStudy(f"generator-{name}", "", study, document)
+
+
+def plan_fit(loaded: LoadedStudy) -> tuple[Plan, str]:
+    """Return the plan of a study that fits one generator, and the key of the fit: the same as in any study like it."""
+    from harness.plan import Pool, _Builder, build_plan
+    from harness.plugins import load_plugin
+
+    plan = build_plan(loaded)
+    ((name, declared),) = loaded.study.generators.items()
+    real = None if declared.sees == "all" else int(declared.sees)
+    builder = _Builder(plan)
+    use = next(use for part, use in declared.uses() if load_plugin("generators", use.plugin).card.makes == part)
+    plugin = load_plugin("generators", use.plugin).create(**use.values())
+    key = builder.stage(
+        "fit",
+        f"fit {name}{'' if real is None else f' on {real} real'}",
+        {"real": real, "order-seed": loaded.study.dataset.seed},
+        {"dataset": (plan.datasets[0],)},
+        plugin=plugin,
+        use=use,
+        seed=declared.seed,
+    )
+    # What a run is for are the pools of a plan; the "pool" of this one is the fit itself.
+    plan.pools.append(Pool(name, use.plugin, 0, real, key, 0, (), "", False))
+    return plan, key
+
+
+def _run(plan: Plan, store: Store, runner: Any, track: bool) -> Summary:
+    from harness.progress import ProgressDisplay
+    from harness.run import run_plan
+
+    listeners: list[Any] = []
+    mirror = None
+    if track:
+        from harness.tracking.mirror import Mirror
+
+        mirror = Mirror(plan, store, os.environ.get("MLFLOW_TRACKING_URI"))
+        listeners.append(mirror)
+    with ProgressDisplay(len(plan.stages)) as display:
+        summary = run_plan(plan, store, runner, listeners=[display, *listeners])
+    if mirror is not None:
+        mirror.close(summary)
+    return summary
+
+
+@app.command()
+def sample(
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from", help="Start of the store key or label of a fit, an MLflow run id, or a model's address."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="New or empty folder to write to.")],
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Of the pool; the first n are the same for every n.")] = 0,
+    checkpoint: Annotated[
+        int | None, typer.Option(help="Step to sample from; the selected or last one if left out.")
+    ] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="Folder of PNG masks, for a generator that makes images for given masks.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Sample pairs from a fitted generator: images/, masks/ and manifest.json, with the lineage of every pair."""
+    from harness.errors import DeclarationError
+    from harness.stage import choose_device
+    from harness.tracking.sampling import find_fitted, read_masks, write_samples
+
+    folder = out.expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DeclarationError(f"--out {out} is not empty; name a new folder.")
+    fitted = find_fitted(source, checkpoint)
+    given = None if masks is None else read_masks(masks.expanduser(), fitted.real.size)
+    progress = None if as_json or not sys.stderr.isatty() else _show
+    manifest = write_samples(fitted, count, seed, folder, choose_device(device), given, progress)
+    if as_json:
+        facts = {name: manifest[name] for name in ("fit", "generator", "checkpoint")}
+        print(json.dumps({**facts, "count": count, "folder": str(folder)}, indent=2))
+        return
+    print(f"{count} samples of {fitted.label!r} at step {fitted.checkpoint.step} in {folder}")
+
+
+def _show(done: int, total: int) -> None:
+    print(f"\r{done}/{total} images", end="\n" if done >= total else "", file=sys.stderr, flush=True)

@@ -1,0 +1,132 @@
+"""``harness store``: keep the disk in hand, and see why something is computed again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(no_args_is_help=True)
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"
+
+
+@app.command()
+def du(as_json: Json = False) -> None:
+    """Show how much the results of each kind take."""
+    from harness.store import Store
+
+    totals: dict[str, list[int]] = {}
+    for result in Store().results():
+        totals.setdefault(result.record["kind"], []).append(_size(result.folder))
+    rows = {kind: {"results": len(sizes), "bytes": sum(sizes)} for kind, sizes in sorted(totals.items())}
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    for kind, row in rows.items():
+        print(f"{kind:9} {row['results']:5} results  {_megabytes(row['bytes'])}")
+    print(
+        f"{'in all':9} {sum(r['results'] for r in rows.values()):5} results  {_megabytes(sum(r['bytes'] for r in rows.values()))}"
+    )
+
+
+@app.command()
+def gc(
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it only say what would go.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete results that no study's last plan needs, and work that nobody continues. Says what it would do unless --yes."""
+    from harness.store import Store
+
+    store = Store()
+    needed: set[str] = set()
+    for path in (store.root / "plans").glob("*.json"):
+        needed.update(json.loads(path.read_text()))
+    doomed = [
+        result.folder
+        for result in store.results()
+        if result.key not in needed and not _stands_for(store, result.key, needed)
+    ]
+    doomed += [
+        folder
+        for folder in (store.root / "work").glob("*")
+        if folder.name not in needed and store.claimed_by(folder.name) is None
+    ]
+    size = sum(_size(folder) for folder in doomed)
+    if yes:
+        for folder in doomed:
+            shutil.rmtree(folder)
+    if as_json:
+        print(json.dumps({"folders": [str(folder) for folder in doomed], "bytes": size, "deleted": yes}, indent=2))
+        return
+    verb = "Deleted" if yes else "Would delete"
+    print(f"{verb} {len(doomed)} folders, {_megabytes(size)}.{'' if yes or not doomed else ' Add --yes to do it.'}")
+
+
+def _stands_for(store: Any, key: str, needed: set[str]) -> bool:
+    accepted = store.root / "accepted"
+    return any((accepted / other).is_file() and (accepted / other).read_text().strip() == key for other in needed)
+
+
+@app.command()
+def verify(as_json: Json = False) -> None:
+    """Check that each stored result's key is the digest of its parts, and that its files are there."""
+    from harness.store import Store, digest
+
+    broken = {}
+    count = 0
+    for result in Store().results():
+        count += 1
+        if digest(result.record["parts"]) != result.key:
+            broken[str(result.folder)] = "its key is not the digest of its parts"
+        elif result.record["kind"] in ("sample", "refine") and not (result.folder / "pairs" / "images.npy").is_file():
+            broken[str(result.folder)] = "its pairs are missing"
+        elif result.record["kind"] == "train" and not (result.folder / result.values["weights"]).is_file():
+            broken[str(result.folder)] = "its weights are missing"
+    if as_json:
+        print(json.dumps({"results": count, "broken": broken}, indent=2))
+    else:
+        for folder, problem in broken.items():
+            print(f"{folder}: {problem}; delete the folder and run the study again.")
+        print(f"{count} results, {len(broken)} broken.")
+    if broken:
+        raise typer.Exit(1)
+
+
+@app.command()
+def explain(
+    stage: Annotated[str, typer.Argument(help="Label of a stage, or the start of its key.")], as_json: Json = False
+) -> None:
+    """Say which part of a stage's key differs from the nearest stored result."""
+    from harness.explain import differences, find_stage, nearest_result
+    from harness.store import Store
+
+    store = Store()
+    key, planned = find_stage(store, stage)
+    stored = store.find(planned["kind"], key)
+    other = None if stored else nearest_result(store, planned)
+    changed = differences(planned["parts"], other.record["parts"]) if other else {}
+    if as_json:
+        document = {"key": key, "label": planned["label"], "stored": stored is not None}
+        print(json.dumps({**document, "nearest": other.key if other else None, "differences": changed}, indent=2))
+        return
+    if stored:
+        print(f"{planned['label']} is stored ({key[:12]}); nothing differs.")
+    elif other is None:
+        print(f"{planned['label']} is not stored, and no {planned['kind']} result is; it has never run here.")
+    else:
+        print(
+            f"{planned['label']} is not stored. Nearest is {other.record['label']} ({other.key[:12]}), which differs in:"
+        )
+        for part, (now, before) in changed.items():
+            print(f"  {part}: {before!r} -> {now!r}")

@@ -1,0 +1,46 @@
+"""``harness track``: the mirror of studies in MLflow."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="The mirror of studies in MLflow.", no_args_is_help=True)
+
+
+@app.callback()
+def _track() -> None:
+    """Keep ``sync`` a command of its own."""
+
+
+@app.command()
+def sync(
+    name: Annotated[str, typer.Argument(help="Name of a study in studies/, or the path of a YAML file.")],
+    profile: Annotated[str | None, typer.Option("--profile", "-p", help="Overrides to apply, such as smoke.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="PATH=VALUE override, as in a run.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Log to MLflow every stored result of a study that it lacks. The store is the truth; nothing is run."""
+    from harness.errors import HarnessError
+    from harness.plan import build_plan
+    from harness.store import Store
+    from harness.study_file import load_study
+    from harness.tracking.connection import tracking_uri
+    from harness.tracking.mirror import Mirror
+
+    plan = build_plan(load_study(name, profile, tuple(settings or ())))
+    mirror = Mirror(plan, Store())
+    summary = mirror.replay()
+    if not as_json:
+        print(f"{len(summary.stored_before)} of {len(plan.stages)} stages have a result here.", file=sys.stderr)
+    mirrored = mirror.close(summary, timeout_s=None)
+    if mirrored.missing:
+        raise HarnessError(f"{mirrored.problem}; {mirrored.missing} records are missing there. Run this again later.")
+    if as_json:
+        document = {"uri": tracking_uri(), "stored": len(summary.stored_before), "added": mirrored.added}
+        print(json.dumps({**document, "present": mirrored.present}, indent=2))
+        return
+    print(f"MLflow at {tracking_uri()}: {mirrored.added} stages added, {mirrored.present} were there.")

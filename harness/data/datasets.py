@@ -1,0 +1,387 @@
+"""Datasets that are ready to use: imported ones and the embedded phantom.
+
+An imported dataset is a folder ``.harness/data/NAME`` with ``images/`` and ``masks/`` (the files as they came),
+``dataset.json`` (the index) and ``thumbnails.npy`` (for near-duplicate checks). Nothing heavy is imported until
+pixels are asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness.data.sources import FOLDER, PHANTOM, SOURCES
+from harness.errors import DataError, nearest
+from harness.home import data_folder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from harness.data.pairs import PairSet
+
+Geometry = Literal["squash", "crop"]
+Progress = Callable[[int, int], None]
+
+INDEX = "dataset.json"
+THUMBNAILS = "thumbnails.npy"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One pair of a dataset, as its index knows it.
+
+    Attributes:
+        id: bare name, without the dataset.
+        image: path of the image file, relative to the dataset's folder.
+        mask: path of the mask file.
+        width: native, in pixels.
+        height: native, in pixels.
+        polyp_fraction: share of the native mask that is polyp, 0 to 1.
+        group: bare name; near-duplicates share one, and so do the images of a given group (patient, video).
+        fingerprint: 64-bit perceptual hash, 16 hexadecimal digits.
+        sha256: of the contents of image and mask.
+    """
+
+    id: str
+    image: str
+    mask: str
+    width: int
+    height: int
+    polyp_fraction: float
+    group: str
+    fingerprint: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class NearDuplicate:
+    """Two entries of one dataset that show the same frame, and the smaller of their two correlations."""
+
+    first: str
+    second: str
+    correlation: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One line of ``harness data list``.
+
+    Attributes:
+        name: of the dataset.
+        title: for people.
+        pairs: how many it has (or its official archive has, when it is not imported); None when that is not known.
+        imported: whether it can be used now.
+        how: how to get it; empty when it is there.
+    """
+
+    name: str
+    title: str
+    pairs: int | None
+    imported: bool
+    how: str
+
+
+def fingerprint_of(entries: Iterable[Entry]) -> str:
+    """Return the SHA-256 over ids, contents and groups of entries sorted by id; paths and names do not matter."""
+    rows = sorted((entry.id, entry.sha256, entry.group) for entry in entries)
+    return hashlib.sha256(json.dumps(rows, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Real pairs under one name.
+
+    Attributes:
+        name: what studies call it.
+        title: for people.
+        licence: what its authors ask for.
+        citation: the paper to cite.
+        folder: where its files and caches lie.
+        entries: sorted by id.
+        fingerprint: SHA-256 over ids, contents and groups.
+        source: name of the known source, ``folder`` or ``phantom``.
+        near_duplicates: pairs of entries that were found to show the same frame.
+    """
+
+    name: str
+    title: str
+    licence: str
+    citation: str
+    folder: Path
+    entries: tuple[Entry, ...]
+    fingerprint: str
+    source: str = FOLDER
+    near_duplicates: tuple[NearDuplicate, ...] = ()
+    given_groups: bool = field(default=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Bare ids, sorted."""
+        return tuple(entry.id for entry in self.entries)
+
+    def decode(self, size: int, geometry: Geometry = "squash", progress: Progress | None = None) -> PairSet:
+        """Return all pairs at one size, decoding them at the first call (``harness.data.decoding`` states the rules).
+
+        Args:
+            size: side in pixels, at least 8.
+            geometry: ``squash`` the frame to a square, or take the largest centred square (``crop``).
+            progress: called with pairs done and their total while decoding.
+
+        Returns:
+            Pairs with ids ``NAME/ID``, groups ``NAME/GROUP``, memory-mapped and read-only.
+
+        Raises:
+            DataError: a file has disappeared or was damaged since the import, or size or geometry are not allowed.
+        """
+        from harness.data import decoding
+        from harness.data.pairs import PairSet
+
+        if geometry not in ("squash", "crop"):
+            raise DataError(f"The geometry must be 'squash' or 'crop', not {geometry!r}.")
+        if size < 8:
+            raise DataError(f"Pairs cannot be decoded at {size} px; the smallest size is 8.")
+        cache = self.folder / "decoded" / f"{self.fingerprint[:16]}-{size}-{geometry}-v{self._pixels_version()}"
+        decoder = lambda index: self._decode_entry(self.entries[index], size, geometry)  # noqa: E731
+        images, masks = decoding.cached_arrays(cache, len(self), size, decoder, progress)
+        ids = [f"{self.name}/{entry.id}" for entry in self.entries]
+        return PairSet.real(images, masks, ids, [f"{self.name}/{entry.group}" for entry in self.entries])
+
+    def thumbnails(self) -> NDArray[np.uint8]:
+        """Return the grey thumbnails that near-duplicates are found by, uint8 (N, 2, 32, 32)."""
+        import numpy as np
+
+        return np.load(self.folder / THUMBNAILS)
+
+    def native_files(self, entry: Entry) -> tuple[bytes, bytes]:
+        """Return the contents of an entry's image file and mask file.
+
+        Raises:
+            DataError: a file is gone.
+        """
+        try:
+            return (self.folder / entry.image).read_bytes(), (self.folder / entry.mask).read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"{self.name}/{entry.id}: {error.filename} cannot be read ({error.strerror}); import {self.name} again."
+            ) from None
+
+    def _pixels_version(self) -> int:
+        from harness.data import decoding
+
+        return decoding.VERSION
+
+    def _decode_entry(self, entry: Entry, size: int, geometry: Geometry) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        from harness.data import decoding
+
+        for path in (self.folder / entry.image, self.folder / entry.mask):
+            if not path.is_file():
+                raise DataError(f"{self.name}/{entry.id}: {path} is gone; import {self.name} again.")
+        try:
+            with decoding.open_picture(self.folder / entry.image) as picture:
+                image = decoding.resize_image(picture, size, geometry)
+            with decoding.open_picture(self.folder / entry.mask) as picture:
+                mask = decoding.resize_mask(decoding.binarise(picture, verify=False), size, geometry)
+        except DataError as error:
+            raise DataError(f"{self.name}/{entry.id}: {error}; run harness data check {self.name}.") from None
+        return image, mask
+
+
+@dataclass(frozen=True)
+class PhantomDataset(Dataset):
+    """The embedded procedural dataset: rendered instead of read.
+
+    Its contents are hashed from the recipe (renderer version, seed, number) and not from pixels, so that the same
+    phantom has the same fingerprint on every machine, whatever the last bit of its floating point does.
+    """
+
+    seed: int = 0
+
+    def thumbnails(self) -> NDArray[np.uint8]:
+        """Return the grey thumbnails of every frame, uint8 (N, 2, 32, 32)."""
+        import numpy as np
+        from PIL import Image
+
+        from harness.data import duplicates, phantom
+
+        frames = (phantom.render(self.seed, index, 64)[0] for index in range(len(self)))
+        return np.stack([duplicates.thumbnails(Image.fromarray(frame)) for frame in frames])
+
+    def native_files(self, entry: Entry) -> tuple[bytes, bytes]:
+        """Return an entry's image and mask, rendered at the native size, as PNG files."""
+        import io
+
+        from PIL import Image
+
+        from harness.data import phantom
+
+        files = []
+        image, mask = phantom.render(self.seed, self.ids.index(entry.id), phantom.NATIVE_SIZE)
+        for pixels in (image, mask * 255):
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, "PNG")
+            files.append(buffer.getvalue())
+        return files[0], files[1]
+
+    def _pixels_version(self) -> int:
+        from harness.data import phantom
+
+        return phantom.VERSION
+
+    def _decode_entry(self, entry: Entry, size: int, geometry: Geometry) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        from harness.data import phantom
+
+        return phantom.render(self.seed, int(entry.id.rpartition("-")[2]), size)
+
+
+def open_dataset(name: str, **options: Any) -> Dataset:
+    """Open a dataset by name.
+
+    Args:
+        name: ``phantom``, or the name of an imported dataset.
+        options: for ``phantom`` only: ``count`` (200) and ``seed`` (0).
+
+    Raises:
+        DataError: it is not imported (the sentence says which command imports it), or an option is not known.
+    """
+    if name == PHANTOM:
+        return _open_phantom(**options)
+    if options:
+        raise DataError(f"Dataset {name!r} takes no options, but got {', '.join(sorted(options))}.")
+    folder = data_folder() / name
+    if not name or Path(name).name != name or not (folder / INDEX).is_file():
+        raise DataError(_how_to_get(name))
+    return read_index(folder)
+
+
+def _how_to_get(name: str) -> str:
+    source = SOURCES.get(name)
+    if source:
+        return (
+            f"Dataset {name!r} is not imported; get {source.title} from {source.origin} and run: "
+            f"harness data import {name} --from PATH (its zip or folder)."
+        )
+    known = [summary.name for summary in available()]
+    return (
+        f"There is no dataset {name!r}{nearest(name, known)}; a folder or zip of images and masks becomes one by: "
+        f"harness data import folder --from PATH --name {name or 'NAME'}."
+    )
+
+
+def _open_phantom(count: int = 200, seed: int = 0, **unknown: Any) -> Dataset:
+    if unknown:
+        option = next(iter(unknown))
+        raise DataError(
+            f"Dataset 'phantom' has no option {option!r}{nearest(option, ['count', 'seed'])}; it has count and seed."
+        )
+    for option, value, least in (("count", count, 1), ("seed", seed, 0)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise DataError(
+                f"The option {option} of dataset 'phantom' must be a whole number of at least {least}, not {value!r}."
+            )
+    from harness.data.phantom_index import phantom_entries
+
+    folder = data_folder() / PHANTOM
+    entries = phantom_entries(count, seed, folder)
+    return PhantomDataset(
+        name=PHANTOM,
+        title="Procedural endoscopy-like frames",
+        licence="Apache-2.0, made by this harness",
+        citation="none",
+        folder=folder,
+        entries=entries,
+        fingerprint=fingerprint_of(entries),
+        source=PHANTOM,
+        given_groups=True,
+        seed=seed,
+    )
+
+
+def available() -> list[Summary]:
+    """Return every dataset that is there or could be: the phantom, the known sources, and what else was imported."""
+    imported = {}
+    root = data_folder()
+    if root.is_dir():
+        for index in sorted(root.glob("*/" + INDEX)):
+            document = _read_document(index)
+            imported[index.parent.name] = Summary(index.parent.name, document["title"], document["pairs"], True, "")
+    found = [Summary(PHANTOM, "Procedural endoscopy-like frames", None, True, "")]
+    for source in SOURCES.values():
+        how = f"harness data import {source.name} --from PATH, after getting it from {source.origin}"
+        there = imported.pop(source.name, None)
+        found.append(there or Summary(source.name, source.title, source.published, False, how))
+    return [*found, *imported.values()]
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        format_number = document["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error}); remove {path.parent} and import the dataset again."
+        ) from None
+    if format_number != FORMAT:
+        raise DataError(
+            f"{path} has format {format_number}, but this version of the harness reads {FORMAT}; remove "
+            f"{path.parent} and "
+            "import the dataset again."
+        )
+    return dict(document)
+
+
+def read_index(folder: Path) -> Dataset:
+    """Open an imported dataset's folder.
+
+    Raises:
+        DataError: the index cannot be read or does not match its own fingerprint.
+    """
+    document = _read_document(folder / INDEX)
+    entries = tuple(Entry(**row) for row in document["entries"])
+    if fingerprint_of(entries) != document["fingerprint"]:
+        raise DataError(f"{folder / INDEX} was changed by hand; remove {folder} and import the dataset again.")
+    return Dataset(
+        name=folder.name,
+        title=document["title"],
+        licence=document["licence"],
+        citation=document["citation"],
+        folder=folder,
+        entries=entries,
+        fingerprint=document["fingerprint"],
+        source=document["source"],
+        near_duplicates=tuple(NearDuplicate(*row) for row in document["near_duplicates"]),
+        given_groups=document["given_groups"],
+    )
+
+
+def write_index(dataset: Dataset, folder: Path) -> None:
+    """Write ``dataset.json`` into ``folder``."""
+    document = {
+        "format": FORMAT,
+        "title": dataset.title,
+        "licence": dataset.licence,
+        "citation": dataset.citation,
+        "source": dataset.source,
+        "pairs": len(dataset),
+        "given_groups": dataset.given_groups,
+        "fingerprint": dataset.fingerprint,
+        "near_duplicates": [[pair.first, pair.second, round(pair.correlation, 4)] for pair in dataset.near_duplicates],
+        "entries": [asdict(entry) for entry in dataset.entries],
+    }
+    (folder / INDEX).write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def near_duplicates_between(first: Dataset, second: Dataset) -> list[NearDuplicate]:
+    """Find frames that two datasets share (``harness.data.duplicates`` states the rule); ids are bare."""
+    from harness.data import duplicates
+
+    found = duplicates.pairs_between(first.thumbnails(), second.thumbnails())
+    return [NearDuplicate(first.entries[i].id, second.entries[j].id, score) for i, j, score in found]

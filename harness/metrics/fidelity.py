@@ -1,0 +1,301 @@
+"""The fidelity metrics that studies name: what each measures, which way is better, what it needs, and how to compute
+it.
+
+Importing this module imports nothing heavy: declarations are checked against :data:`FIDELITY` before anything runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from harness.errors import DataError, DeclarationError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from harness.data.pairs import PairSet
+
+Values = dict[str, float | str | int]
+_SMALL = 2048  # images, the number of features: below it a covariance has not full rank and the FID is biased
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What a metric compares.
+
+    Attributes:
+        real: pairs that stand for the truth; for memorisation, those that the generator was fitted on.
+        synthetic: pairs to measure.
+        held_out: real pairs that the generator has not seen, or None.
+        device: where to compute.
+        seed: of random subsets.
+    """
+
+    real: PairSet
+    synthetic: PairSet
+    held_out: PairSet | None
+    device: torch.device
+    seed: int
+
+
+@dataclass(frozen=True)
+class FidelityMetric:
+    """What studies, tables and plots must know about a metric.
+
+    Attributes:
+        name: in studies and results.
+        label: in headings.
+        on: what it looks at: ``images``, ``masks`` or ``pairs`` of both.
+        lower_is_better: direction.
+        needs_weights: names in the weights catalogue it cannot do without.
+        definition: one sentence.
+        compute: returns the value under the metric's name, and what belongs beside it.
+    """
+
+    name: str
+    label: str
+    on: Literal["images", "masks", "pairs"]
+    lower_is_better: bool
+    needs_weights: tuple[str, ...]
+    definition: str
+    compute: Callable[[Sets], Values]
+
+
+def _inception_features(sets: Sets) -> tuple[NDArray[np.float32], NDArray[np.float32], Values]:
+    from harness.metrics.features import features, fid_network
+
+    network = fid_network("clean")
+    real = features(sets.real.images, network, device=sets.device)
+    synthetic = features(sets.synthetic.images, network, device=sets.device)
+    return real, synthetic, {"network": network.name, "mode": "clean"}
+
+
+def _fid(sets: Sets) -> Values:
+    from harness.metrics.frechet import frechet_distance
+
+    real, synthetic, facts = _inception_features(sets)
+    smallest = min(len(real), len(synthetic))
+    small = (
+        f"FID of {smallest} images is biased upwards (fewer than {_SMALL}): compare it only at equal numbers of images."
+    )
+    return {"fid": frechet_distance(real, synthetic), **facts, "notes": small if smallest < _SMALL else ""}
+
+
+def _kid(sets: Sets) -> Values:
+    from harness.metrics.kid import kernel_distance
+
+    real, synthetic, facts = _inception_features(sets)
+    kid = kernel_distance(real, synthetic, seed=sets.seed)
+    return {"kid": kid.value, "kid-deviation": kid.deviation, "subset-size": kid.subset_size, **facts}
+
+
+def _prdc(sets: Sets) -> Values:
+    from harness.metrics.prdc import prdc
+
+    real, synthetic, facts = _inception_features(sets)
+    found = prdc(real, synthetic)
+    four = {name: getattr(found, name) for name in ("precision", "recall", "density", "coverage")}
+    return {"prdc": found.coverage, **four, "neighbours": found.neighbours, **facts, "notes": "prdc is the coverage."}
+
+
+def _sifid(sets: Sets) -> Values:
+    from harness.metrics.sifid import NETWORK, single_image_distances
+
+    position = {name: i for i, name in enumerate(sets.real.ids)}
+    sources = [next(iter(seen)) if len(seen) == 1 else "" for seen in sets.synthetic.lineage]
+    if any(source not in position for source in sources):
+        return {
+            "sifid": float("nan"),
+            "network": NETWORK,
+            "notes": "SIFID compares an image with the one real image it was made from; some here come from several.",
+        }
+    real = sets.real.images[[position[source] for source in sources]]
+    distances = single_image_distances(real, sets.synthetic.images, device=sets.device)
+    return {"sifid": float(distances.mean()), "sifid-deviation": float(distances.std()), "network": NETWORK}
+
+
+def _sim(sets: Sets) -> Values:
+    from harness.metrics.sim import similarity
+
+    sim = similarity(sets.real.masks, sets.synthetic.masks)
+    note = f"An all-black mask scores {sim.black:.4f}; real masks score {sim.leave_one_out:.4f} among each other."
+    return {"sim": sim.value, "sim-black": sim.black, "sim-real": sim.leave_one_out, "notes": note}
+
+
+def _mask_area(sets: Sets) -> Values:
+    from harness.metrics import masks
+
+    real, synthetic = sets.real.masks, sets.synthetic.masks
+    return {
+        "mask-area": masks.area_distance(real, synthetic),
+        "mean-area-real": float(masks.areas(real).mean()),
+        "mean-area-synthetic": float(masks.areas(synthetic).mean()),
+        "mean-components-real": float(masks.components(real).mean()),
+        "mean-components-synthetic": float(masks.components(synthetic).mean()),
+    }
+
+
+def _memorisation(sets: Sets) -> Values:
+    from harness.metrics.memorisation import DESCRIPTION, describe, memorisation
+
+    held_out = None if sets.held_out is None else describe(sets.held_out.images)
+    found = memorisation(describe(sets.real.images), describe(sets.synthetic.images), held_out)
+    note = (
+        f"Copies: {found.copied:.0%} of the images lie closer to a training image than 99 % of unseen real ones do "
+        f"(p = {found.p_value:.2g}), and {found.exact} are exact copies."
+    )
+    return {
+        "memorisation": found.closer,
+        "copied": found.copied,
+        "copied-p-value": found.p_value,
+        "exact-copies": found.exact,
+        "reference": found.reference,
+        "network": DESCRIPTION,
+        "notes": note if found.copies else "",
+    }
+
+
+def _thumbnail_distance(sets: Sets) -> Values:
+    import numpy as np
+
+    from harness.metrics.frechet import frechet_distance
+    from harness.metrics.thumbnails import thumbnails
+
+    def describe(pairs: PairSet) -> NDArray[np.float32]:
+        masks = thumbnails(np.asarray(pairs.masks)[..., None] * np.uint8(255), 8)
+        both = np.concatenate([thumbnails(pairs.images, 8), masks], axis=-1)
+        return (both.reshape(len(pairs), -1) / 255).astype(np.float32)
+
+    value = frechet_distance(describe(sets.real), describe(sets.synthetic))
+    return {"thumbnail-distance": value, "network": "pixels-8"}
+
+
+_INCEPTION = ("fid-inception",)
+_METRICS = (
+    FidelityMetric(
+        "fid", "FID", "images", True, _INCEPTION, "Fréchet Inception Distance, clean-fid's procedure.", _fid
+    ),
+    FidelityMetric("kid", "KID", "images", True, _INCEPTION, "Kernel Inception Distance, unbiased.", _kid),
+    FidelityMetric(
+        "prdc", "Coverage", "images", False, _INCEPTION, "Precision, recall, density, coverage of 5 neighbours.", _prdc
+    ),
+    FidelityMetric(
+        "sifid",
+        "SIFID",
+        "images",
+        True,
+        _INCEPTION,
+        "Fréchet distance between an image and the one it came from.",
+        _sifid,
+    ),
+    FidelityMetric("sim", "SIM", "masks", False, (), "Mean share of pixels equal to the most similar real mask.", _sim),
+    FidelityMetric(
+        "mask-area", "Mask area distance", "masks", True, (), "Wasserstein distance between polyp areas.", _mask_area
+    ),
+    FidelityMetric(
+        "memorisation",
+        "Memorisation",
+        "images",
+        True,
+        (),
+        "Probability that a synthetic image lies closer to a training image than an unseen real one does.",
+        _memorisation,
+    ),
+    FidelityMetric(
+        "thumbnail-distance",
+        "Thumbnail distance",
+        "pairs",
+        True,
+        (),
+        "Fréchet distance between image and mask averaged to 8x8 pixels; needs no weights and is no FID.",
+        _thumbnail_distance,
+    ),
+)
+FIDELITY: dict[str, FidelityMetric] = {metric.name: metric for metric in _METRICS}
+
+
+def _shows_masks(pairs: PairSet) -> bool:
+    """Say whether the images are the masks as grey pictures, which is what a generator of masks makes."""
+    import numpy as np
+
+    return bool(np.array_equal(pairs.images, np.repeat(pairs.masks[..., None] * np.uint8(255), 3, axis=-1)))
+
+
+def of_masks(pairs: PairSet) -> PairSet:
+    """Return the pairs with their masks as grey pictures (0 and 255) for images."""
+    import numpy as np
+
+    from harness.data.pairs import PairSet as Pairs
+
+    pictures = np.repeat(pairs.masks[..., None] * np.uint8(255), 3, axis=-1)
+    return Pairs(pictures, pairs.masks, pairs.ids, pairs.groups, pairs.lineage)
+
+
+def _all_the_same(pairs: PairSet) -> bool:
+    """Say whether every synthetic image shows one and the same picture."""
+    return len(pairs) > 1 and all((image == pairs.images[0]).all() for image in pairs.images[1:])
+
+
+def measure(
+    names: Sequence[str],
+    real: PairSet,
+    synthetic: PairSet,
+    *,
+    held_out: PairSet | None = None,
+    device: torch.device,
+    seed: int = 0,
+) -> dict[str, Values]:
+    """Measure synthetic pairs against real ones.
+
+    Synthetic images that are their masks as grey pictures (a generator of masks makes those) are compared with the
+    real masks as grey pictures. When every synthetic image is the same picture, every value is NaN and a note says
+    why: a selection must not choose it. Features are kept in the store, so that a set is never measured twice.
+
+    Args:
+        names: of metrics in :data:`FIDELITY`.
+        real: the reference; for memorisation, what the generator was fitted on.
+        synthetic: what to measure.
+        held_out: real pairs unseen by the generator, for memorisation; without them it compares within ``real``.
+        device: where to compute.
+        seed: of random subsets.
+
+    Returns:
+        For each name, the value under that name and beside it ``n_real``, ``n_synthetic``, ``network`` (empty when the
+        metric uses none), ``mode``, ``notes``, and what else the metric tells.
+
+    Raises:
+        DeclarationError: there is no metric of a name.
+        DataError: there are too few images.
+        WeightsError: a metric's network weights are not on this machine.
+    """
+    for name in names:
+        if name not in FIDELITY:
+            raise DeclarationError(
+                f"There is no fidelity metric {name!r}{nearest(name, list(FIDELITY))}; there are: "
+                f"{', '.join(FIDELITY)}."
+            )
+    if min(len(real), len(synthetic)) < 2:
+        raise DataError(
+            f"Fidelity needs at least two pairs a side, got {len(real)} real and {len(synthetic)} synthetic; "
+            "sample more."
+        )
+    common: list[str] = []
+    if _shows_masks(synthetic) and not _shows_masks(real):
+        real, held_out = of_masks(real), None if held_out is None else of_masks(held_out)
+        common.append("Measured on masks as grey pictures.")
+    constant = _all_the_same(synthetic)
+    if constant:
+        common.append(f"All {len(synthetic)} synthetic images are the same picture, so there is no value.")
+    sets = Sets(real, synthetic, held_out, device, seed)
+    measured: dict[str, Values] = {}
+    for name in names:
+        values: Values = {name: float("nan")} if constant else FIDELITY[name].compute(sets)
+        notes = " ".join([*common, str(values.pop("notes", ""))]).strip()
+        counts: Values = {"n_real": len(real), "n_synthetic": len(synthetic)}
+        measured[name] = {**values, **counts, "network": values.get("network", ""), "mode": values.get("mode", "")}
+        measured[name]["notes"] = notes
+    return measured

@@ -1,0 +1,69 @@
+"""How metrics, verdicts and tables are called in print; imports nothing heavy."""
+
+from __future__ import annotations
+
+#: Tables and figures that a study may ask for by name.
+TABLES = ("scores", "comparison", "fidelity", "published")
+FIGURES = ("ratio", "comparison", "samples", "predictions", "selection")
+
+METRICS = {
+    "iou": "IoU",
+    "f1": "F1",
+    "accuracy": "Accuracy",
+    "precision": "Precision",
+    "recall": "Recall",
+    "dice-loss": "Dice loss",
+    "fid": "FID",
+    "kid": "KID",
+    "sifid": "SIFID",
+    "sim": "SIM",
+    "density": "Density",
+    "coverage": "Coverage",
+}
+
+#: What each reduction does, for captions.
+REDUCTIONS = {
+    "micro": "pixel counts summed over all images",
+    "micro-imagewise": "computed per image, then averaged",
+}
+
+
+def metric_name(metric: str) -> str:
+    """Return a metric's printed name."""
+    return METRICS.get(metric, metric)
+
+
+def metric_with_reduction(metric: str, reduction: str) -> str:
+    """Return a metric's printed name with its reduction in brackets."""
+    return f"{metric_name(metric)} ({reduction})" if reduction else metric_name(metric)
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Print a number with a true minus sign, a dash for NaN, and never a negative zero."""
+    if value != value:
+        return "–"
+    text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = text.lstrip("-")
+    return text.replace("-", "−")
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """Print a difference with its sign."""
+    text = number(value, digits)
+    return text if text.startswith(("−", "–")) or not float(text) else f"+{text}"
+
+
+def interval(low: float, high: float, digits: int = 3, *, sign: bool = False) -> str:
+    """Print an interval in brackets, or nothing when there is none."""
+    if low != low or high != high:
+        return ""
+    show = signed if sign else number
+    return f"[{show(low, digits)}, {show(high, digits)}]"
+
+
+def p_value(p: float) -> str:
+    """Print a p value; the smallest ones as a bound."""
+    if p != p:
+        return "–"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"

@@ -1,0 +1,138 @@
+"""The two pages of a report, ``report.md`` and the self-contained ``report.html``."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.report.names import REDUCTIONS, metric_name
+from harness.report.wording import answer, completeness, count, describe, differences_from_paper, setting
+from harness.stats.study import RULES
+
+if TYPE_CHECKING:
+    from harness.report.table import Table
+    from harness.results import StudyResults
+    from harness.stats import Effect, Score
+
+
+@dataclass(frozen=True)
+class FigureFile:
+    """A figure that was drawn: its file name without ending, what it shows, and its PNG in base64."""
+
+    name: str
+    title: str
+    caption: str
+    data: str
+
+    @classmethod
+    def read(cls, stem: Path, title: str, caption: str) -> FigureFile:
+        """Read the PNG that was written."""
+        data = base64.b64encode(stem.with_suffix(".png").read_bytes()).decode("ascii")
+        return cls(stem.name, title, caption, data)
+
+
+def _alarms(results: StudyResults, listed: list[Score]) -> list[str]:
+    """Return what must be read before any number: holes, leaks, single runs."""
+    lines = []
+    if results.done != results.total:
+        lines.append(f"{completeness(results)[0].upper()}{completeness(results)[1:]} cells: numbers below have holes.")
+    rows = results.rows
+    leaks = dict.fromkeys(str(v) for v in rows["leak"].dropna() if str(v))
+    lines.extend(f"Leak, marked † in every table: {leak}." for leak in leaks)
+    lines.extend(f"{f.label}: {f.status}. {f.reason}" for f in results.failures[:5])
+    if len(results.failures) > 5:
+        lines.append(f"{len(results.failures) - 5} more failures are listed at the end.")
+    lines.extend(f"{c[0].upper()}{c[1:]}." for c in dict.fromkeys(s.caveat for s in listed if s.complete and s.caveat))
+    return lines
+
+
+def _facts(results: StudyResults) -> list[tuple[str, str]]:
+    """Return the facts as a list for reading, in a fixed order, each as a line of text."""
+    facts: dict[str, Any] = {"study": results.name, "profile": results.profile or "as declared", **results.facts}
+    names = {"split_digest": "split digest", "zero_division": "zero division"}
+    return [(names.get(k, k), _line(v)) for k, v in facts.items() if v not in (None, "", [], {})]
+
+
+def _line(value: object) -> str:
+    """Return a fact as one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_line(v)}" for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_line(v) for v in value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}" if abs(value) >= 100_000 else str(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _methods(results: StudyResults, listed: list[Score], effects: list[Effect]) -> str:
+    """Return a paragraph for a methods section."""
+    comparison = results.comparison
+    how = REDUCTIONS.get(comparison.reduction, "")
+    images = max((s.images for s in listed), default=0)
+    groups = max((s.groups for s in listed), default=0)
+    tested = sum(e.p == e.p for e in effects)
+    text = f"{setting(results)}. The primary metric is {metric_name(comparison.metric)} ({comparison.reduction}"
+    text += f": {how})" if how else ")"
+    text += f", on {count(images, 'image')} in {count(groups, 'group')}. " if images else ". "
+    text += (
+        "Intervals (95 %) reweight the groups of images at random (Bayesian bootstrap, 10 000 draws, the same weights "
+        "for all runs and both arms) and add the variance between training runs with Student's t. "
+    )
+    if effects:
+        text += (
+            "Arms are compared with their control arm, paired by image and seed, by a permutation test that swaps the "
+            "arms within groups and carries the error between training runs; p values are corrected by Holm's method "
+            f"over {count(tested, 'comparison')}. No number is the best of several runs."
+        )
+    return text[0].upper() + text[1:]
+
+
+def pages(
+    results: StudyResults,
+    tables: list[Table],
+    figures: list[FigureFile],
+    listed: list[Score],
+    effects: list[Effect],
+) -> dict[str, str]:
+    """Return the text of ``report.md`` and ``report.html``.
+
+    Args:
+        results: the study's results.
+        tables: in the order in which they stand.
+        figures: already drawn.
+        listed: scores of the primary metric.
+        effects: comparisons.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    profile = f", profile {results.profile}" if results.profile else ""
+    protocol = f", protocol {results.facts['protocol']}" if results.facts.get("protocol") else ""
+    content = {
+        "title": results.title or results.name,
+        "subtitle": f"Study {results.name}{profile}{protocol}; {completeness(results)} cells.",
+        "answer": answer(results, effects),
+        "alarms": _alarms(results, listed),
+        "sentences": [describe(e) for e in effects],
+        "rules": RULES,
+        "tables": tables,
+        "figures": figures,
+        "methods": _methods(results, listed, effects),
+        "facts": _facts(results),
+        "difference": differences_from_paper(results) if results.published else "",
+        "notes": results.notes,
+        "failures": results.failures,
+    }
+    written = {}
+    for name in ("report.md", "report.html"):
+        environment = Environment(
+            loader=PackageLoader("harness.report"),
+            autoescape=name.endswith(".html"),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        written[name] = environment.get_template(f"{name}.j2").render(content).rstrip() + "\n"
+    return written

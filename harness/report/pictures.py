@@ -1,0 +1,98 @@
+"""Grids of images: real and synthetic samples, and predictions over ground truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.report.figures import canvas, save
+
+if TYPE_CHECKING:
+    from harness.data.pairs import PairSet
+    from harness.results import PredictionGrid, StudyResults
+
+#: Columns of a sample grid, rows of a prediction grid, and recipes shown beside each other.
+SAMPLES, CASES, RECIPES = 6, 4, 5
+TRUTH, PREDICTED = (0, 158, 115), (230, 120, 0)
+
+
+def outline(mask: NDArray[np.uint8], thickness: int = 1) -> NDArray[np.bool_]:
+    """Return the inner border of a mask (H, W) in {0, 1}, ``thickness`` pixels wide."""
+    inside = mask.astype(bool)
+    for _ in range(thickness):
+        padded = np.pad(inside, 1, mode="edge")
+        inside = inside & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask.astype(bool) & ~inside
+
+
+def draw_outline(image: NDArray[np.uint8], mask: NDArray[np.uint8], colour: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Return a copy of an image (H, W, 3) with a mask's border painted in."""
+    painted = np.array(image)
+    painted[outline(mask, max(1, round(image.shape[0] / 96)))] = colour
+    return painted
+
+
+def _tiles(figure: Any, axes: Any, rows: Sequence[Sequence[NDArray[np.uint8] | None]], labels: Sequence[str]) -> None:
+    """Fill axes with pictures; a label stands left of each row."""
+    for index, (row, label) in enumerate(zip(rows, labels, strict=True)):
+        for axis, picture in zip(axes[index], [*row, *[None] * (axes.shape[1] - len(row))], strict=True):
+            axis.set_xticks([])
+            axis.set_yticks([])
+            for spine in axis.spines.values():
+                spine.set_visible(False)
+            if picture is not None:
+                axis.imshow(picture, interpolation="nearest")
+        axes[index][0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=6.5)
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
+
+
+def samples_figure(results: StudyResults, stem: Path) -> bool:
+    """Draw some real pairs and some of each generator, masks outlined; False when there are none."""
+    sets: dict[str, PairSet] = {}
+    if results.real is not None and len(results.real):
+        sets["real"] = results.real
+    sets.update({name: pairs for name, pairs in results.synthetic.items() if len(pairs)})
+    if not sets:
+        return False
+    rows = [
+        [draw_outline(pairs.images[i], pairs.masks[i], TRUTH) for i in range(min(SAMPLES, len(pairs)))]
+        for pairs in sets.values()
+    ]
+    columns = max(len(row) for row in rows)
+    with canvas(0.52 * len(sets) + 0.1, nrows=len(sets), ncols=columns) as (figure, axes):
+        _tiles(figure, axes, rows, [_wrapped(name) for name in sets])
+        save(figure, stem)
+    return True
+
+
+def _wrapped(name: str) -> str:
+    """Break a long label into lines at its dashes, commas and equals signs."""
+    lines = [""]
+    for word in name.replace("-", "-\n").replace(",", ",\n").split("\n"):
+        if lines[-1] and len(lines[-1]) + len(word) > 12:
+            lines.append("")
+        lines[-1] += word
+    return "\n".join(lines)
+
+
+def predictions_figure(grid: PredictionGrid, stem: Path) -> bool:
+    """Draw predictions (orange) and ground truth (green) on report images, a column a recipe; False when empty."""
+    names = list(grid.predictions)[:RECIPES]
+    cases = min(CASES, len(grid.images))
+    if not names or not cases:
+        return False
+    rows = []
+    for case in range(cases):
+        truth = draw_outline(grid.images[case], grid.truth[case], TRUTH)
+        predicted = [draw_outline(truth, grid.predictions[name][case], PREDICTED) for name in names]
+        rows.append([grid.images[case], truth, *predicted])
+    with canvas(0.62 * cases + 0.45, nrows=cases, ncols=2 + len(names)) as (figure, axes):
+        _tiles(figure, axes, rows, [""] * cases)
+        for axis, name in zip(axes[0], ["image", "truth", *names], strict=True):
+            axis.set_title(_wrapped(name), fontsize=5.5)
+        save(figure, stem)
+    return True

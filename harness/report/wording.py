@@ -1,0 +1,222 @@
+"""The sentences of a report: captions, methods, the answer in plain words. Built from facts only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.report.names import REDUCTIONS, interval, metric_name, number, p_value, signed
+
+if TYPE_CHECKING:
+    from harness.results import StudyResults
+    from harness.stats import Effect
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a recipe is made of, as the results table says."""
+
+    label: str
+    arm: str
+    real: int
+    synthetic: int
+    generator: str
+
+
+def recipes(results: StudyResults) -> dict[str, Recipe]:
+    """Return the recipes of the segmentation rows by label."""
+    rows = results.rows[results.rows["kind"] == "segmentation"].drop_duplicates("recipe")
+    return {
+        str(r.recipe): Recipe(str(r.recipe), _text(r.arm), _count(r.real), _count(r.synthetic), _text(r.generator))
+        for r in rows.itertuples()
+    }
+
+
+def _text(value: object) -> str:
+    return "" if value is None or value != value else str(value)
+
+
+def _count(value: object) -> int:
+    text = _text(value)
+    return round(float(text)) if text else 0
+
+
+def count(number_of: int, noun: str) -> str:
+    """Return ``1 seed`` or ``3 seeds``."""
+    return f"{number_of} {noun}" if number_of == 1 else f"{number_of} {noun}s"
+
+
+def completeness(results: StudyResults) -> str:
+    """Return how much of the study has a result."""
+    if results.done == results.total:
+        return f"complete {results.done}/{results.total}"
+    return f"incomplete {results.done}/{results.total}"
+
+
+def setting(results: StudyResults) -> str:
+    """Return the clauses that every caption shares: data, split, repetitions, budget, selection, completeness."""
+    facts = results.facts
+    clauses = []
+    data = str(facts.get("dataset", "")) or "the dataset"
+    if facts.get("split"):
+        digest = f", digest {str(facts['split_digest'])[:12]}" if facts.get("split_digest") else ""
+        data += f" (split {facts['split']}{digest})"
+    roles = facts.get("roles") or {}
+    if roles:
+        data += " with " + ", ".join(f"{n} {role}" for role, n in roles.items()) + " images"
+    if facts.get("size"):
+        data += f" at {facts['size']} px"
+    clauses.append(data)
+    seeds = facts.get("seeds") or []
+    repeats = [count(len(seeds), "training seed")] if seeds else []
+    if int(facts.get("folds") or 0) > 1:
+        repeats.append(count(int(facts["folds"]), "fold"))
+    if repeats:
+        clauses.append("mean over " + " and ".join(repeats))
+    for name in ("budget", "selection"):
+        if facts.get(name):
+            clauses.append(_clause(str(facts[name])))
+    if str(facts.get("protocol", "clean")) != "clean":
+        clauses.append(f"protocol {facts['protocol']}, which lets models see what they are scored on")
+    clauses.extend(_clause(str(e)) for e in facts.get("exclusions", []))
+    clauses.append(completeness(results))
+    return "; ".join(clauses)
+
+
+def _clause(sentence: str) -> str:
+    """Turn a sentence into a clause of a longer one."""
+    text = sentence.strip().rstrip(".")
+    first = text.split(" ", 1)[0]
+    return text[:1].lower() + text[1:] if first[1:].islower() or len(first) == 1 else text
+
+
+def score_caption(results: StudyResults, reduction: str) -> str:
+    """Return the caption of a table of scores."""
+    how = REDUCTIONS.get(reduction, "")
+    empty = f", zero division {results.facts['zero_division']}" if "zero_division" in results.facts else ""
+    return (
+        f"Segmentation scores ({reduction}{': ' + how if how else ''}{empty}) with 95 % intervals (half widths) "
+        f"over images, clustered by group, and training runs; {setting(results)}."
+    )
+
+
+def comparison_caption(results: StudyResults, tested: int) -> str:
+    """Return the caption of the comparison table."""
+    metric, reduction = results.comparison.metric, results.comparison.reduction
+    how = REDUCTIONS.get(reduction, "")
+    return (
+        f"Difference in {metric_name(metric)} ({reduction}{': ' + how if how else ''}) from the control arm, paired by "
+        f"image and seed, with its 95 % interval over images, clustered by group, and training runs, and the p value "
+        f"of a paired permutation test after Holm's correction over {count(tested, 'comparison')}; {setting(results)}."
+    )
+
+
+def describe(effect: Effect) -> str:
+    """Return one comparison as a sentence."""
+    key = effect.key
+    where = f"{key.segmenter}, {key.recipe} against {effect.baseline}"
+    metric = metric_name(effect.metric)
+    if effect.verdict == "not comparable":
+        shown = f" ({metric} {signed(effect.difference)})" if effect.difference == effect.difference else ""
+        return f"{where}: not comparable{shown}: {effect.reason}."
+    measured = (
+        f"{metric} {signed(effect.difference)} {interval(effect.low, effect.high, sign=True)}, "
+        f"p {_equals(p_value(effect.p_holm))}"
+    )
+    if effect.verdict == "no evidence either way":
+        return f"{where}: no evidence either way ({measured}; could have seen ±{number(effect.detectable)} or more)."
+    return f"{where}: {effect.verdict} ({measured})."
+
+
+def _equals(text: str) -> str:
+    return text.replace("<", "< ") if text.startswith("<") else f"= {text}"
+
+
+def answer(results: StudyResults, effects: list[Effect]) -> list[str]:
+    """Return the answers to the three questions, in plain words, from the verdicts alone."""
+    if not effects:
+        return ["This study compares nothing: no recipe has a control arm, so there is no verdict."]
+    known = recipes(results)
+    synthetic = [e for e in effects if e.key.recipe in known and known[e.key.recipe].arm in ("synthetic", "mixed")]
+    controls = [e for e in effects if e.key.recipe in known and known[e.key.recipe].arm == "control"]
+    others = [e for e in effects if e not in synthetic and e not in controls]
+    lines = []
+    if synthetic:
+        lines.extend(_does_it_help(synthetic))
+        lines.extend(_by_generator(synthetic, known))
+    if others:
+        lines.append("Other recipes: " + _tally(others) + ".")
+    if controls:
+        lines.append("Control arms (same steps, no new information): " + _tally(controls) + "." + _warning(controls))
+    return lines
+
+
+def _tally(effects: list[Effect]) -> str:
+    """Return how many comparisons came to each verdict."""
+    verdicts = ("helps", "hurts", "no evidence either way", "not comparable")
+    counts = {v: sum(e.verdict == v for e in effects) for v in verdicts}
+    return ", ".join(f"{v} in {n}" for v, n in counts.items() if n) + f" of {count(len(effects), 'comparison')}"
+
+
+def _does_it_help(effects: list[Effect]) -> list[str]:
+    """Return the first answer: a short line, then what it stands on."""
+    seen = {e.verdict for e in effects}
+    if seen == {"not comparable"}:
+        word = "Cannot be said"
+    elif "helps" in seen and "hurts" in seen:
+        word = "Sometimes, and sometimes it hurts"
+    elif "helps" in seen:
+        word = "Yes, in some arms" if len(seen) > 1 else "Yes"
+    elif "hurts" in seen:
+        word = "No, it hurts in some arms" if len(seen) > 1 else "No, it hurts"
+    else:
+        word = "No evidence that it does, or that it harms"
+    tally = _tally(effects)
+    text = f"{tally[0].upper()}{tally[1:]}."
+    if detectable := [e.detectable for e in effects if e.verdict == "no evidence either way"]:
+        low, high = number(min(detectable)), number(max(detectable))
+        span = low if low == high else f"{low} to {high}"
+        text += f" Where nothing was found, a true effect of {span} would have been found in 80 % of repetitions."
+    if reasons := list(dict.fromkeys(e.reason for e in effects if e.verdict == "not comparable")):
+        text += " Not comparable: " + "; ".join(reasons[:3]) + ("; …" if len(reasons) > 3 else "") + "."
+    return [f"Does synthetic data help? {word}.", text]
+
+
+def _by_generator(effects: list[Effect], known: dict[str, Recipe]) -> list[str]:
+    """Return which generator helps and the smallest amount that did."""
+    lines = []
+    for generator in dict.fromkeys(known[e.key.recipe].generator for e in effects):
+        own = [e for e in effects if known[e.key.recipe].generator == generator]
+        text = f"{generator or 'unnamed generator'}: {_tally(own)}."
+        helpful = [e for e in own if e.verdict == "helps"]
+        if helpful:
+            least = min(helpful, key=lambda e: known[e.key.recipe].synthetic)
+            largest = max(helpful, key=lambda e: abs(e.difference))
+            text += (
+                f" Smallest amount that helped: {known[least.key.recipe].synthetic} images; largest gain: "
+                f"{describe(largest)}"
+            )
+        lines.append(text)
+    return lines
+
+
+def _warning(controls: list[Effect]) -> str:
+    """Return what a control that helps means."""
+    if any(e.verdict == "helps" for e in controls):
+        return " A control helps by itself, so a gain of the same size is not owed to synthetic information."
+    return ""
+
+
+def differences_from_paper(results: StudyResults) -> str:
+    """Return in one sentence how these runs differ from the published ones."""
+    facts = results.facts
+    profile = f"profile {results.profile}" if results.profile else "the study as declared"
+    parts = [profile, f"protocol {facts.get('protocol', 'clean')}"]
+    if facts.get("size"):
+        parts.append(f"{facts['size']} px")
+    if facts.get("budget"):
+        parts.append(_clause(str(facts["budget"])))
+    if seeds := facts.get("seeds"):
+        parts.append(f"{count(len(seeds), 'seed')} where the paper trains once")
+    parts.extend(_clause(note) for note in results.notes if "weights" in note.lower())
+    return "How these runs differ from the paper's: " + "; ".join(parts) + "."

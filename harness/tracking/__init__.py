@@ -1,0 +1,1 @@
+"""The mirror of studies in MLflow. The store is the truth; nothing here is ever read back by a study."""

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+import torch
+from cleanfid.fid import fid_from_feats
+
+from harness.errors import DataError
+from harness.metrics.inception import FidInception
+from harness.metrics.sifid import single_image_distances
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return FidInception().eval()
+
+
+def images(count, size=48, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size + 4, 3), dtype=np.uint8)
+
+
+def test_an_image_with_itself_is_zero(network):
+    real = images(2)
+    assert single_image_distances(real, real, device=CPU, network=network) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_equal_to_the_definition_over_positions(network):
+    real, synthetic = images(1, 96), images(1, 96, seed=1) // 2
+    with torch.no_grad():
+        maps = [
+            network.before_pooling(torch.tensor(i).permute(0, 3, 1, 2) / 255 * 2 - 1)[0].flatten(1).T.double().numpy()
+            for i in (real, synthetic)
+        ]
+    assert maps[0].shape[1] == 64
+    found = single_image_distances(real, synthetic, device=CPU, network=network)
+    assert found[0] == pytest.approx(fid_from_feats(*maps), rel=1e-3)
+
+
+def test_pairs_are_kept_apart_and_sizes_may_differ(network):
+    real, synthetic = images(3), images(3, 64, seed=1)
+    together = single_image_distances(real, synthetic, device=CPU, network=network)
+    alone = [
+        single_image_distances(real[i : i + 1], synthetic[i : i + 1], device=CPU, network=network)[0] for i in range(3)
+    ]
+    np.testing.assert_allclose(together, alone, rtol=1e-9)
+
+
+def test_pairs_must_be_pairs(network):
+    with pytest.raises(DataError, match="got 3 real and 2 synthetic"):
+        single_image_distances(images(3), images(2), device=CPU, network=network)
+
+
+def test_tiny_images_are_refused(network):
+    with pytest.raises(DataError, match=r"pair 0 has \(8, 12\)"):
+        single_image_distances(images(1, 8), images(1, 48), device=CPU, network=network)

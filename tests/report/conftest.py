@@ -1,0 +1,215 @@
+"""Studies simulated from a known model, so that reports and verdicts can be checked against the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.data.pairs import PairSet
+from harness.results import COLUMNS, Comparison, Failure, PredictionGrid, StudyResults
+
+METRICS = ("iou", "f1", "accuracy", "precision", "recall")
+
+
+def image_scores(tp, fp, fn, tn) -> dict[str, np.ndarray]:
+    return {
+        "iou": tp / (tp + fp + fn),
+        "f1": 2 * tp / (2 * tp + fp + fn),
+        "accuracy": (tp + tn) / (tp + fp + fn + tn),
+        "precision": tp / np.maximum(tp + fp, 1),
+        "recall": tp / (tp + fn),
+        "dice-loss": 1 - 2 * tp / (2 * tp + fp + fn),
+    }
+
+
+def recipe_facts(recipe: str) -> dict[str, Any]:
+    parts = dict(part.split("=") for part in recipe.split(","))
+    real = parts.pop("real", "0")
+    generator = "+".join(parts)
+    control = generator in ("real-repeated", "resample", "copy-paste")
+    arm = "control" if control else "real" if not parts else "mixed" if real != "0" else "synthetic"
+    return {
+        "arm": arm,
+        "real": 700 if real == "all" else int(real),
+        "synthetic": sum(int(v) for v in parts.values()),
+        "generator": generator,
+    }
+
+
+def simulate(
+    effects: dict[str, float],
+    *,
+    segmenters: tuple[str, ...] = ("unetplusplus",),
+    seeds: int = 3,
+    folds: int = 1,
+    images: int = 60,
+    group_size: int = 2,
+    run_noise: float = 0.004,
+    image_noise: float = 0.03,
+    leaks: dict[str, str] | None = None,
+    random: int = 0,
+    **changes: Any,
+) -> StudyResults:
+    """A study whose arms differ in mean IoU by ``effects`` (recipe -> shift; the first recipe is the control)."""
+    rng = np.random.default_rng(random)
+    rows, tables = [], []
+    for segmenter in segmenters:
+        difficulty = {f: rng.beta(8, 3, images) for f in range(folds)}
+        for recipe, shift in effects.items():
+            for fold in range(folds):
+                for seed in range(seeds):
+                    level = difficulty[fold] + shift + rng.normal(0, run_noise) + rng.normal(0, image_noise, images)
+                    truth = np.full(images, 1000.0)
+                    iou = np.clip(level, 0.02, 0.99)
+                    tp = np.round(truth * iou)
+                    fp = np.round((truth - tp) * 0.4)
+                    fn, tn = truth - tp, 8000 - fp
+                    cell = {"segmenter": segmenter, "recipe": recipe, "seed": seed, "fold": fold}
+                    where = {"dataset": "phantom", "role": "report"}
+                    scores = image_scores(tp, fp, fn, tn)
+                    names = [f"phantom/{fold}-{i:03d}" for i in range(images)]
+                    groups = [f"{fold}-{i // group_size}" for i in range(images)]
+                    tables.append(
+                        pd.DataFrame(
+                            cell
+                            | where
+                            | {"image": names, "group": groups, "tp": tp, "fp": fp, "fn": fn, "tn": tn}
+                            | scores
+                        )
+                    )
+                    micro = image_scores(*(np.array(c.sum()) for c in (tp, fp, fn, tn)))
+                    for metric in METRICS:
+                        for reduction, value in (
+                            ("micro-imagewise", scores[metric].mean()),
+                            ("micro", float(micro[metric])),
+                        ):
+                            rows.append(
+                                cell
+                                | where
+                                | recipe_facts(recipe)
+                                | {
+                                    "kind": "segmentation",
+                                    "study": "simulated",
+                                    "profile": "",
+                                    "protocol": "clean",
+                                    "cell": f"{segmenter} * {recipe}",
+                                    "metric": metric,
+                                    "reduction": reduction,
+                                    "value": value,
+                                    "images": images,
+                                    "status": "done",
+                                    "leak": (leaks or {}).get(recipe, ""),
+                                    "stage": f"{len(rows):064x}",
+                                }
+                            )
+    recipes = list(effects)
+    cells = len(segmenters) * len(recipes) * seeds * folds
+    generators = list(dict.fromkeys(recipe_facts(r)["generator"] for r in recipes if "," in r))
+    arguments: dict[str, Any] = {
+        "name": "simulated",
+        "title": "A simulated study",
+        "profile": "",
+        "rows": pd.DataFrame(rows, columns=list(COLUMNS)),
+        "images": pd.concat(tables, ignore_index=True),
+        "comparison": Comparison(dict.fromkeys(recipes[1:], recipes[0])),
+        "recipes": recipes,
+        "segmenters": list(segmenters),
+        "generators": generators,
+        "done": cells,
+        "total": cells,
+        "facts": {
+            "dataset": "phantom",
+            "split": "holdout",
+            "split_digest": "0123456789abcdef",
+            "roles": {"fit": 700, "select": 101, "report": images},
+            "folds": folds,
+            "seeds": list(range(seeds)),
+            "budget": "Every arm was trained for 4000 optimiser steps.",
+            "selection": "The checkpoint with the best IoU on the select role is scored.",
+            "protocol": "clean",
+            "size": 64,
+            "zero_division": 1.0,
+        },
+    }
+    return StudyResults(**(arguments | changes))
+
+
+def without(results: StudyResults, recipe: str, seed: int, status: str = "failed") -> StudyResults:
+    """The same study with one cell lost: one row without a number, as the engine writes it."""
+    from dataclasses import replace
+
+    rows = results.rows
+    gone = (rows["recipe"] == recipe) & (rows["seed"] == seed) & (rows["segmenter"] == results.segmenters[0])
+    hole = rows[gone].iloc[[0]].assign(metric="", reduction="", value=float("nan"), images=float("nan"), status=status)
+    images = results.images
+    lost = (images["recipe"] == recipe) & (images["seed"] == seed) & (images["segmenter"] == results.segmenters[0])
+    label = f"{results.segmenters[0]} * {recipe} seed {seed}"
+    return replace(
+        results,
+        rows=pd.concat([rows[~gone], hole], ignore_index=True),
+        images=images[~lost],
+        done=results.done - 1,
+        failures=[Failure("ab" * 32, label, status, "CUDA ran out of memory with a batch of 8.")],
+    )
+
+
+@pytest.fixture
+def study() -> Callable[..., StudyResults]:
+    return simulate
+
+
+@pytest.fixture
+def lose() -> Callable[..., StudyResults]:
+    return without
+
+
+def pair_set(name: str, count: int = 6, size: int = 32) -> PairSet:
+    rng = np.random.default_rng(len(name))
+    images = rng.integers(60, 200, (count, size, size, 3), dtype=np.uint8)
+    masks = np.zeros((count, size, size), np.uint8)
+    masks[:, 8:20, 10:24] = 1
+    return PairSet.real(images, masks, [f"{name}/{i}" for i in range(count)])
+
+
+@pytest.fixture(scope="session")
+def full_study() -> StudyResults:
+    """Everything that a report can hold: two generators, a control, a leak-free hole, fidelity, selection, pictures."""
+    effects = {"real=100": 0.0, "real=100,dcgan=100": 0.0, "real=100,dcgan=300": 0.1, "real=100,copy-paste=300": 0.0}
+    results = simulate(effects, segmenters=("unetplusplus", "fpn"), images=40)
+    base = dict.fromkeys(COLUMNS, "") | {
+        "study": "simulated",
+        "protocol": "clean",
+        "dataset": "phantom",
+        "status": "done",
+    }
+    extra = [
+        base
+        | {"kind": "fidelity", "cell": name, "generator": name, "synthetic": 300, "role": "fit", "metric": metric}
+        | {"reduction": "inception, clean", "value": value, "images": 300}
+        for name, metric, value in (("dcgan", "fid", 181.25), ("dcgan", "kid", 0.0412), ("copy-paste", "fid", 33.5))
+    ]
+    extra += [
+        base
+        | {"kind": "selection", "cell": "dcgan", "generator": "dcgan", "role": "select", "metric": "fid", "step": step}
+        | {"value": 300 - step / 10, "images": 101}
+        for step in (0, 500, 1000)
+    ]
+    extra_rows = pd.DataFrame(extra, columns=list(COLUMNS)).replace("", None).assign(leak="")
+    rows = pd.concat([results.rows, extra_rows], ignore_index=True)
+    real, synthetic = pair_set("real"), {"dcgan": pair_set("dcgan"), "copy-paste": pair_set("copy-paste", 4)}
+    grid = PredictionGrid(
+        "unetplusplus",
+        real.images,
+        real.masks,
+        {recipe: np.roll(real.masks, shift, axis=1) for shift, recipe in enumerate(effects)},
+        real.ids,
+    )
+    from dataclasses import replace
+
+    return replace(
+        results, rows=rows, real=real, synthetic=synthetic, predictions=[grid], notes=["Encoder weights are random."]
+    )
