@@ -214,7 +214,7 @@ class CopyPaste(Generator):
         around = (_grown(rim, width) > 127) & (polyp < 64) & (frame_mask == 0) & lit
         membrane = _spread(frame.astype(np.float32) - moved, around, max(polyp.shape) / 12)
         membrane = np.clip(membrane, -_FURTHEST_COLOUR, _FURTHEST_COLOUR)
-        blended = frame * (1 - opacity) + (moved + 0 * membrane) * opacity
+        blended = frame * (1 - opacity) + (moved + self.parameters.colour_match * membrane) * opacity
         return np.rint(np.clip(blended, 0, 255)).astype(np.uint8), np.maximum(frame_mask, pasted.astype(np.uint8))
 
 

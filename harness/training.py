@@ -334,7 +334,8 @@ def _fit(run: _Run) -> None:
             devices=[run.context.device.index or 0] if cuda else 1,
             precision="bf16-mixed" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true",
             max_steps=run.steps,
-            max_epochs=-1,
+            # The whole run is one pass over its stream, so that the end of the stream ends it too.
+            max_epochs=1,
             limit_val_batches=0,
             num_sanity_val_steps=0,
             logger=False,

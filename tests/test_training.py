@@ -205,17 +205,30 @@ def test_best_state_is_kept(tmp_path):
     assert outcome.weights.parent == tmp_path / str(outcome.best_step)
 
 
+class ConstantModule(TinyModule):
+    """Never predicts a polyp, so that all scores are equal; only its batch norm moves."""
+
+    def forward(self, images):
+        return super().forward(images) * 0 - 1
+
+
+class ConstantSegmenter(TinySegmenter):
+    def module(self, steps):
+        return ConstantModule()
+
+
 def test_ties_go_to_the_earliest(tmp_path):
-    class Constant(TinyModule):
-        def forward(self, images):
-            return super().forward(images) * 0 - 1
-
-    class ConstantSegmenter(TinySegmenter):
-        def module(self, steps):
-            return Constant()
-
     outcome, *_ = train(tmp_path, ConstantSegmenter(), steps=9, validations=3)
     assert (outcome.best_step, outcome.best_score) == (3, 0.0)
+
+
+def test_a_best_state_from_before_the_kill_is_kept(tmp_path):
+    whole, *_ = train(tmp_path / "whole", ConstantSegmenter(), steps=9, validations=3)
+    with pytest.raises(Killed):
+        train(tmp_path / "cut", ConstantSegmenter(), steps=9, validations=3, save_every=1, kill_at=7)
+    resumed, *_ = train(tmp_path / "cut", ConstantSegmenter(), steps=9, validations=3)
+    assert (resumed.best_step, resumed.best_score) == (3, 0.0)
+    assert_same_weights(whole, resumed)
 
 
 def test_without_selection_the_last_state_is_kept(tmp_path):

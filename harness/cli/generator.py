@@ -75,6 +75,7 @@ def fit(
     """Fit one generator on the fit role of a dataset, or resume a stopped fit. The result is kept in the store."""
     from harness.errors import HarnessError
     from harness.executors import make_executor
+    from harness.run import specification
     from harness.stage import git_commit
     from harness.store import Store, write_json
 
@@ -86,6 +87,8 @@ def fit(
     # A plan on record keeps the result from being collected as garbage.
     stages = {s.key: {"label": s.label, "kind": s.kind, "parts": s.parts} for s in plan.stages.values()}
     write_json(store.root / "plans" / f"{loaded.name}-{key[:12]}.json", stages)
+    # The key covers a plugin's file by its content; where it is stands here.
+    write_json(store.root / "specs" / f"{key}.json", specification(plan.stages[key], plan, store))
     summary = _run(plan, store, runner, track)
     result = store.find("fit", key)
     if result is None:
@@ -113,11 +116,11 @@ def declare_fit(
     """
     from pydantic import ValidationError
 
-    from harness.declaration import Document, apply_setting
+    from harness.declaration import Document, Origin, apply_setting
     from harness.errors import DeclarationError
     from harness.plugins import load_plugin
     from harness.study import Study
-    from harness.study_file import LoadedStudy, check_study, describe_errors
+    from harness.study_file import LoadedStudy, check_plugins, check_study, describe_errors
 
     found = load_plugin("generators", plugin)
     name, part = found.name, found.card.makes
@@ -126,19 +129,22 @@ def declare_fit(
     if part != "pairs":
         uses |= {other: {"plugin": plugin} for other in ("masks", "images") if other != part}
     generator = {**uses, "seed": seed, "sees": "all" if real is None else real}
-    document = Document({"dataset": {"name": data, "size": size}, "generators": {name: generator}})
+    origins = {(): Origin("harness generator fit", 0, 0)}
+    document = Document({"dataset": {"name": data, "size": size}, "generators": {name: generator}}, origins)
     for setting in settings:
         document = apply_setting(document, f"generators.{name}.{part}.{setting}")
     if split is not None:
         document = apply_setting(document, f"dataset.split={split}")
+    problems = check_plugins(document)
     try:
         study = Study.model_validate(document.value)
     except ValidationError as error:
-        raise DeclarationError(describe_errors(error, document)) from error
-    other = {f"generators.{name}.{o}" for o in ("masks", "images") if part not in ("pairs", o)}
-    problems = [p for p in check_study(study, document) if not any(f"{o}." in p for o in other)]
+        raise DeclarationError(list(dict.fromkeys([*describe_errors(error, document), *problems]))) from error
+    problems += check_study(study, document)
+    standing_in = {f"generators.{name}.{o}." for o in ("masks", "images") if part not in ("pairs", o)}
+    problems = [problem for problem in problems if not any(where in problem for where in standing_in)]
     if problems:
-        raise DeclarationError(problems)
+        raise DeclarationError(list(dict.fromkeys(problems)))
     return LoadedStudy(f"generator-{name}", "", study, document)
 
 

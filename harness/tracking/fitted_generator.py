@@ -126,7 +126,14 @@ class FittedGenerator:
 
     @classmethod
     def from_store(
-        cls, store: Store, fit: Result, selection: Result | None = None, step: int | None = None, pictures: bool = True
+        cls,
+        store: Store,
+        fit: Result,
+        selection: Result | None = None,
+        step: int | None = None,
+        *,
+        pictures: bool = True,
+        plugin: tuple[str, dict[str, Any]] | None = None,
     ) -> FittedGenerator:
         """Open a fit in the store.
 
@@ -136,13 +143,13 @@ class FittedGenerator:
             selection: result of its ``select`` stage, to sample from the selected checkpoint.
             step: of the checkpoint; by default the selected one, or the last.
             pictures: open the real pairs too, which a generator that does not learn needs.
+            plugin: how to load it, and its parameters; by default as the fit was run.
 
         Raises:
             HarnessError: there is no checkpoint at ``step``, or the dataset of the fit is gone.
             PluginError: the plugin cannot be loaded.
         """
-        parts = fit.record["parts"]
-        target, parameters = _plugin_of(store, fit)
+        target, parameters = plugin or _plugin_of(store, fit)
         generator = load_plugin("generators", target).create(**parameters)
         checkpoints = {checkpoint.step: checkpoint for checkpoint in recorded_checkpoints(fit.folder)}
         wanted = step if step is not None else (selection.values["step"] if selection else max(checkpoints))
@@ -152,7 +159,6 @@ class FittedGenerator:
         chosen = selection is not None and wanted == selection.values["step"]
         selected = frozenset(selection.values["seen"]) if selection and chosen else frozenset[str]()
         real = _real_pairs(store, fit, pictures or not generator.card.learns)
-        assert parts["plugin"]["name"] == generator.name
         return cls(generator, target, checkpoints[wanted], real, selected, fit.key, fit.record["label"])
 
 

@@ -99,9 +99,7 @@ def _from_run(store: Store, run: str, step: int | None) -> FittedGenerator:
     if found is not None:
         return _from_result(store, found, step)
     if not models:
-        raise HarnessError(
-            f"The {kind} result {key[:12]} is not in the store here, and its MLflow run {run} has no model."
-        )
+        raise HarnessError(f"The {kind} result {key[:12]} is not in the store, and its MLflow run {run} has no model.")
     return _from_model(models[0], step)
 
 
@@ -111,7 +109,7 @@ def _from_model(address: str, step: int | None) -> FittedGenerator:
     fitted = open_model(address)
     if step is not None and step != fitted.checkpoint.step:
         raise DeclarationError(
-            f"--checkpoint {step}: the model {address} holds only step {fitted.checkpoint.step}; name the fit by its key."
+            f"--checkpoint {step}: the model {address} holds only step {fitted.checkpoint.step}; name the fit's key."
         )
     return fitted
 

@@ -359,7 +359,8 @@ class StudyRuns:
         if fit is None or not load_plugin("generators", stage.attachments["target"]).card.learns:
             return
         selection = result if stage.kind == "select" else None
-        fitted = FittedGenerator.from_store(self.store, fit, selection, pictures=False)
+        plugin = (stage.attachments["target"], stage.attachments["plugin-parameters"])
+        fitted = FittedGenerator.from_store(self.store, fit, selection, pictures=False, plugin=plugin)
         log_generator(self.client, self.experiment, run.id, fitted)
         run.models = 1
 

@@ -21,7 +21,9 @@ def make(count: int, lineage: list[frozenset[str]] | None = None, prefix: str = 
 
 
 @given(st.lists(st.frozensets(st.sampled_from(["d/1", "d/2", "d/3"])), min_size=1, max_size=8))
-def test_saving_keeps_everything_and_loads_as_a_memory_map(tmp_path_factory: pytest.TempPathFactory, lineage: list[frozenset[str]]) -> None:
+def test_saving_keeps_everything_and_loads_as_a_memory_map(
+    tmp_path_factory: pytest.TempPathFactory, lineage: list[frozenset[str]]
+) -> None:
     pairs = make(len(lineage), lineage)
     folder = tmp_path_factory.mktemp("pairs")
     pairs.save(folder)
