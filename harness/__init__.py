@@ -1,4 +1,4 @@
-"""Benchmark harness: does synthetic data help a segmentation model, which generator makes it, and how much is needed."""
+"""Does synthetic data help a segmentation model, which generator makes it, and how much of it is needed?"""
 
 import os
 

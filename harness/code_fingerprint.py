@@ -28,7 +28,7 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
 
 @cache
 def _parsed(path: Path, changed: int, module: str) -> tuple[str, frozenset[str]]:
-    """Return a file's fingerprint and the names it imports; ``changed`` is its modification time, so that edits are seen."""
+    """Return a file's fingerprint and the names it imports; ``changed``, its modification time, lets edits be seen."""
     tree = ast.parse(path.read_bytes())
     imported = frozenset(_imported(tree, module, path.name == "__init__.py"))
     shape = ast.dump(_without_docstrings(tree))

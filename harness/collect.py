@@ -1,4 +1,4 @@
-"""From a plan and the store to the results of a study. Nothing is trained; a cell without a result is a row without a value."""
+"""From a plan and the store to the results of a study. A cell without a result is a row without a value."""
 
 from __future__ import annotations
 
@@ -268,6 +268,11 @@ class _Reader:
                 grids.append(PredictionGrid(segmenter, few.images, few.masks, predictions, few.ids))
         return grids
 
+    def _steps(self) -> dict[str, int]:
+        """Return the optimiser steps of each recipe."""
+        stages = self.plan.stages
+        return {c.recipe.label: stages[c.train].parts["parameters"]["steps"] for c in self.plan.cells}
+
     def facts(self) -> dict[str, Any]:
         """Return what the methods paragraph and the page say about how the numbers were made."""
         loaded, study = self.plan.loaded, self.plan.loaded.study
@@ -293,6 +298,7 @@ class _Reader:
             "size": study.dataset.size,
             "geometry": study.dataset.geometry,
             "zero_division": study.evaluate.zero_division,
+            "steps": self._steps(),
             "segmenters": {n: u.model_dump() for n, u in zip(self.plan.segmenters, study.segmenters, strict=True)},
             "versions": environments[-1]["versions"] if environments else {},
             "commit": ", ".join(sorted({e["commit"] for e in environments if e["commit"]})),

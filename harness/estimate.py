@@ -12,7 +12,8 @@ from harness.store import Store
 def estimate_seconds(stages: Iterable[Stage], store: Store, jobs: int = 1) -> tuple[float, int]:
     """Return the seconds that stages should take, and for how many of them nothing is known.
 
-    A stage takes in proportion to its amount of work, at the median rate of stages of the same work; failing those, of its kind.
+    A stage takes in proportion to its amount of work, at the median rate of stages of the same work; failing those,
+    of its kind.
 
     Args:
         stages: those that are left.

@@ -22,7 +22,7 @@ def differences(now: dict[str, Any], before: dict[str, Any]) -> dict[str, tuple[
 
 
 def nearest_result(store: Store, planned: dict[str, Any]) -> Result | None:
-    """Return the stored result of the same kind with the fewest differing parts; one of the same label when there is one."""
+    """Return the stored result of the same kind with the fewest differing parts, if there is one of the same label."""
     rivals = [result for result in store.results() if result.record["kind"] == planned["kind"]]
     if not rivals:
         return None

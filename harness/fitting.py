@@ -207,7 +207,7 @@ class LocalFitContext:
 
         if not self._state_file.exists():
             return None
-        saved = torch.load(self._state_file, map_location="cpu", weights_only=False)
+        saved = torch.load(self._state_file, map_location="cpu", weights_only=True)
         self._rows.clear()
         if self.metrics_file.exists() and self.metrics_file.stat().st_size > saved["metrics_bytes"]:
             os.truncate(self.metrics_file, saved["metrics_bytes"])

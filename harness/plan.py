@@ -160,7 +160,10 @@ class _Builder:
 
     def dataset(self, source: Dataset, split: Split, label: str, options: dict[str, Any]) -> str:
         """Add the stage that decodes a dataset and holds its split."""
+        from harness.data import decoding, phantom
+
         declared = self.study.dataset
+        pixels = [decoding.VERSION, *([phantom.VERSION] if source.name == "phantom" else [])]
         return self.stage(
             "dataset",
             label,
@@ -170,6 +173,7 @@ class _Builder:
                 "size": declared.size,
                 "geometry": declared.geometry,
                 "split": split.digest,
+                "pixels": pixels,
             },
             {},
             attachments={"split": split.to_json(), "options": options},
@@ -421,11 +425,11 @@ def _check_counts(plan: Plan) -> None:
                 )
     for name, declared in plan.loaded.study.generators.items():
         seen = declared.sees if isinstance(declared.sees, int) else available
-        for part, use in declared.uses():
+        for _, use in declared.uses():
             least = load_plugin("generators", use.plugin).card.minimum
             if seen > available or seen < least:
                 problems.append(
-                    f"{document.origin(('generators', name, 'sees'))}: generators.{name}: {use.plugin} ({part}) needs at "
+                    f"{document.origin(('generators', name, 'sees'))}: generators.{name}: {use.plugin} needs at "
                     f"least {least} real pairs and would be fitted on {seen}; the fit role has {available}"
                 )
     if problems:

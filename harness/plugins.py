@@ -1,6 +1,7 @@
 """What a generator, a refiner and a segmenter are, and how the harness finds them.
 
-A plugin is one class in one file. Its constructor takes one validated ``Parameters`` object, so that a study's errors can
+A plugin is one class in one file. Its constructor takes one validated ``Parameters`` object, so that a study's errors
+can
 name the parameter; listing plugins imports none of them.
 """
 
@@ -100,7 +101,8 @@ class Sample:
 class FitContext(Protocol):
     """What the engine gives a fit: where to compute, what to report to, and its saved state.
 
-    Everything a fit draws at random comes from ``seed``. A fit saves its state when ``should_save()`` says so and starts by asking
+    Everything a fit draws at random comes from ``seed``. A fit saves its state when ``should_save()`` says so and
+    starts by asking
     ``restore_state()``; interrupted and resumed it must end at the same result as uninterrupted.
     """
 
@@ -202,7 +204,8 @@ class Generator(Plugin):
     ) -> Sample:
         """Make one image or mask for each seed.
 
-        Pure: item *i* depends on the checkpoint, ``seeds[i]`` and ``masks[i]`` only, not on the others or the batch size.
+        Pure: item *i* depends on the checkpoint, ``seeds[i]`` and ``masks[i]`` only, not on the others or the batch
+            size.
 
         Args:
             checkpoint: one that ``fit`` yielded.
@@ -223,7 +226,8 @@ class Refiner(Plugin):
 
         Args:
             synthetic: N pairs.
-            sources: N real pairs; ``sources[i]`` is the one that ``synthetic[i]`` was made from (when it was made from many, one of
+            sources: N real pairs; ``sources[i]`` is the one that ``synthetic[i]`` was made from (when it was made
+                from many, one of
                 them, drawn by ``seeds[i]``). They become part of the lineage.
             seeds: int64 (N,).
             context: device and the real pairs of the fit.
@@ -245,9 +249,10 @@ class Segmenter(Plugin):
 
     @abstractmethod
     def module(self, steps: int) -> LightningModule:
-        """Build an untrained module (initialised from the global torch seed) that will train for ``steps`` optimiser steps.
+        """Build an untrained module, initialised from the global torch seed, that will train for ``steps`` steps.
 
-        ``forward`` maps float32 (N, 3, H, W) in [0, 1] to logits (N, 1, H, W). ``training_step`` takes a batch ``(images, masks)`` of float32
+        ``forward`` maps float32 (N, 3, H, W) in [0, 1] to logits (N, 1, H, W). ``training_step`` takes a batch
+        ``(images, masks)`` of float32
         (N, 3, H, W) in [0, 1] and float32 (N, 1, H, W) in {0, 1}, augments it, and returns the loss.
         """
 
@@ -315,7 +320,7 @@ def registry() -> dict[tuple[Kind, str], PluginEntry]:
             known = found.get((kind, point.name))
             if known and known.target != point.value:
                 raise PluginError(
-                    f"Two {kind} are called {point.name!r}: {known.target} ({known.origin}) and {point.value} ({origin}); "
+                    f"Two {kind} are called {point.name!r}: {known.target} ({known.origin}), {point.value} ({origin}); "
                     "uninstall one or rename its entry point."
                 )
             found[kind, point.name] = PluginEntry(kind, point.name, point.value, origin, "")
@@ -364,9 +369,8 @@ def _import_target(target: str) -> type[Plugin]:
             for n, v in vars(module).items()
             if isinstance(v, type) and issubclass(v, Plugin) and v.__module__ == module.__name__
         ]
-        raise PluginError(
-            f"{where} has no plugin class {attribute!r}{nearest(attribute, offered)}; it has: {', '.join(offered) or 'none'}."
-        )
+        there = ", ".join(offered) or "none"
+        raise PluginError(f"{where} has no plugin class {attribute!r}{nearest(attribute, offered)}; it has {there}.")
     return found
 
 
@@ -387,7 +391,7 @@ def load_plugin(kind: Kind, name: str) -> type[Any]:
     found = _import_target(entry.target if entry else name)
     if not issubclass(found, _BASES[kind]):
         raise PluginError(
-            f"{name!r} is not a {kind[:-1]}: its class {found.__name__} must derive from harness.plugins.{_BASES[kind].__name__}."
+            f"{name!r} is not a {kind[:-1]}: its class {found.__name__} must derive from {_BASES[kind].__name__}."
         )
     if not getattr(found, "name", ""):
         raise PluginError(

@@ -1,6 +1,7 @@
 """The results of a study as tables: what every report, comparison and aggregate is made from.
 
-``StudyResults`` is built from a plan and the store, or by hand in tests. Its columns are the reference for ``results.csv``.
+``StudyResults`` is built from a plan and the store, or by hand in tests. Its columns are the reference for
+``results.csv``.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ class Comparison:
     """What a study compares.
 
     Attributes:
-        baselines: for each recipe label, the label of the control arm it is compared with; recipes without one are absent.
+        baselines: for each recipe label, the label of the control arm it is compared with; recipes without one are
+            absent.
         metric: primary metric, such as ``iou``.
         reduction: ``micro`` or ``micro-imagewise``.
         higher_is_better: direction of the metric.
@@ -128,9 +130,12 @@ class StudyResults:
         done: evaluated cells (segmenter, recipe, seed, fold) with a result.
         total: evaluated cells planned.
         failures: stages without a result.
-        notes: sentences that must be shown (random weights, dropped duplicates, fallbacks, a generator that saw more real pairs than an arm).
-        facts: for the methods paragraph and the page: dataset, title, split, split_digest, roles (dict role -> images), folds, seeds (list), budget
-            (sentence), selection (sentence), protocol, size (pixels), zero_division, parameters (dict segmenter -> trainable parameters), versions (dict), commit, device, command.
+        notes: sentences that must be shown (random weights, dropped duplicates, fallbacks, a generator that saw more
+            real pairs than an arm).
+        facts: for the methods paragraph and the page: dataset, title, split, split_digest, roles (dict role ->
+            images), folds, seeds (list), budget
+            (sentence), selection (sentence), protocol, size (pixels), zero_division, parameters (dict segmenter ->
+            trainable parameters), versions (dict), commit, device, command.
         published: names of CSV files in ``studies/published`` to set beside ours.
         tables: declared table names; empty for all that apply.
         figures: declared figure names; empty for all that apply.

@@ -52,7 +52,7 @@ class Summary:
 
 
 def targets(plan: Plan, only: Sequence[str] = ()) -> list[str]:
-    """Return the keys that a run is for: scores, fidelity and pools of the whole plan, or scores of the cells that ``only`` names."""
+    """Return the keys that a run is for: everything measured, or the scores of the cells that ``only`` names."""
     if only:
         return list(
             dict.fromkeys(cell.evaluate for cell in plan.cells if matches(cell.label, cell.seed, cell.fold, only))
@@ -64,7 +64,7 @@ def targets(plan: Plan, only: Sequence[str] = ()) -> list[str]:
 
 
 def matches(label: str, seed: int, fold: int, only: Sequence[str]) -> bool:
-    """Whether a cell is named by one of the patterns: terms joined by ``*``, each a segmenter, a recipe, seed=N or fold=N."""
+    """Whether a pattern names a cell: terms joined by ``*``, each a segmenter, a recipe, seed=N or fold=N."""
     terms = {*(term.strip() for term in label.split(" * ")), f"seed={seed}", f"fold={fold}"}
     return any({term.strip() for term in pattern.split("*") if term.strip()} <= terms for pattern in only)
 

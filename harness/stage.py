@@ -1,6 +1,7 @@
 """Run one stage: ``python -m harness.stage SPEC.json`` is all that an engine has to ship.
 
-The specification names the stage, the keys it reads and where the store is. The result is committed by one rename, or the failure recorded;
+The specification names the stage, the keys it reads and where the store is. The result is committed by one rename, or
+the failure recorded;
 the exit code is 0, or 1 when there is no result.
 """
 

@@ -119,7 +119,7 @@ class GeneratorDeclaration(Section):
     refine: tuple[PluginUse, ...] = ()
     sees: int | Literal["all", "recipe"] = Field(
         "all",
-        description="real pairs it is fitted on: all of the fit role, the first n, or those of the recipe it is used in",
+        description="real pairs it is fitted on: all of the fit role, the first n, or the recipe's own",
     )
     seed: int = Field(0, ge=0)
 

@@ -158,9 +158,8 @@ def _describe(detail: Any, relative: Location, model: Any) -> str:
     return f"{message}, got {shown}"
 
 
-def _plugin_uses(value: Any) -> Iterator[tuple[Kind, Location, dict[str, Any]]]:
+def _plugin_uses(value: dict[str, Any]) -> Iterator[tuple[Kind, Location, Any]]:
     """Yield every use of a plugin in a document, however malformed the rest is."""
-    value = value if isinstance(value, dict) else {}
     generators = value.get("generators")
     for name, declared in (generators if isinstance(generators, dict) else {}).items():
         parts = declared if isinstance(declared, dict) else {}
@@ -207,6 +206,7 @@ def check_study(study: Study, document: Document) -> list[str]:
     _check_segmenters(study, report)
     _check_recipes(study, report)
     _check_metrics(study, report)
+    _check_report(study, report)
     return problems
 
 
@@ -279,6 +279,22 @@ def _check_recipes(study: Study, report: Any) -> None:
             ("evaluate", "on"),
             f"scores only {', '.join(study.evaluate.on)}; the report role is where results come from",
         )
+
+
+def _check_report(study: Study, report: Any) -> None:
+    """Check the names of tables, figures and published numbers."""
+    from harness.report.names import FIGURES, TABLES
+
+    published = sorted({path.stem for folder in study_folders() for path in (folder / "published").glob("*.csv")})
+    for key, names, allowed in (
+        ("tables", study.report.tables, list(TABLES)),
+        ("figures", study.report.figures, list(FIGURES)),
+        ("published", study.report.published, published),
+    ):
+        for i, name in enumerate(names):
+            if name not in allowed:
+                sentence = f"there is no {name!r}{nearest(name, allowed)}; allowed: {', '.join(allowed)}"
+                report(("report", key, i), sentence)
 
 
 def _check_metrics(study: Study, report: Any) -> None:

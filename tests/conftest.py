@@ -42,7 +42,8 @@ class Painter(Generator):
         outside = pairs.images[pairs.masks == 0].mean(0)
         for step in range(1, self.parameters.checkpoints + 1):
             folder = context.checkpoint_folder(step)
-            document = {"inside": inside.tolist(), "outside": (outside / (self.parameters.checkpoints + 1 - step)).tolist()}
+            faded = outside / (self.parameters.checkpoints + 1 - step)
+            document = {"inside": inside.tolist(), "outside": faded.tolist()}
             (folder / "colours.json").write_text(json.dumps(document))
             context.log(step, loss=1.0 / step)
             yield Checkpoint(step, folder)
@@ -149,7 +150,7 @@ def draw_pair(seed: int, size: int = 40) -> tuple[np.ndarray, np.ndarray]:
     y, x = np.mgrid[:size, :size]
     cy, cx, r = draw.uniform(0.3, 0.7) * size, draw.uniform(0.3, 0.7) * size, draw.uniform(0.15, 0.3) * size
     mask = (y - cy) ** 2 + (x - cx) ** 2 < r * r
-    ground = draw.uniform(40, 90, 3) + 25 * np.sin((x * draw.uniform(0.1, 0.4) + y * draw.uniform(0.1, 0.4)))[..., None]
+    ground = draw.uniform(40, 90, 3) + 25 * np.sin(x * draw.uniform(0.1, 0.4) + y * draw.uniform(0.1, 0.4))[..., None]
     image = np.where(mask[..., None], draw.uniform(160, 230, 3), ground) + draw.normal(0, 12, (size, size, 3))
     return np.clip(image, 0, 255).astype(np.uint8), (mask * 255).astype(np.uint8)
 

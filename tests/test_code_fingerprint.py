@@ -84,7 +84,9 @@ def test_a_plugin_file_counts_with_its_siblings_and_not_by_its_place(tmp_path: P
         folder = tmp_path / place
         folder.mkdir()
         (folder / "strokes.py").write_text("width = 1\n")
-        source = PLUGIN.format(package="").replace("from inner.layers import gain", "import strokes\ngain = strokes.width")
+        source = PLUGIN.format(package="").replace(
+            "from inner.layers import gain", "import strokes\ngain = strokes.width"
+        )
         (folder / "one.py").write_text(source)
         sys.path.insert(0, str(folder))
         try:

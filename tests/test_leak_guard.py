@@ -5,45 +5,42 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.leak_guard import SAME_FRAME_BITS, describe, find_leaks
+from harness.leak_guard import describe, find_leaks
 
-PRINTS = {
-    "d/a": ("d/a", "0000000000000000"),
-    "d/b": ("d/g", "ffffffffffffffff"),
-    "d/c": ("d/g", "00ff00ff00ff00ff"),
-    "d/e": ("d/e", "0000000000000000"),
-    "other/a": ("other/a", "0000000000000007"),
-    "other/far": ("other/far", "0000ffffffff0000"),
-}
+GROUPS = {"d/a": "d/a", "d/b": "d/g", "d/c": "d/g", "d/e": "d/e"}
 
 
 def test_the_same_id_leaks_and_says_how() -> None:
-    leaks = find_leaks({"d/a": "the segmenter was trained on it"}, ["d/a", "d/b"], PRINTS)
+    leaks = find_leaks({"d/a": "the segmenter was trained on it"}, ["d/a", "d/b"], GROUPS)
     assert [(leak.scored, leak.seen) for leak in leaks] == [("d/a", "d/a")]
     assert "1 of the images" in describe(leaks, "x")
     assert "the segmenter was trained on it" in describe(leaks, "x")
 
 
 def test_a_near_duplicate_or_another_frame_of_the_patient_leaks() -> None:
-    leaks = find_leaks({"d/b": "trained"}, ["d/c"], PRINTS)
+    leaks = find_leaks({"d/b": "trained"}, ["d/c", "d/e"], GROUPS)
     assert [(leak.scored, leak.seen) for leak in leaks] == [("d/c", "d/b")]
+    assert "near-duplicate" in str(leaks[0])
 
 
-def test_the_same_frame_in_another_dataset_leaks_but_not_within_one() -> None:
-    # Within one dataset near-duplicates already share a group; equal hashes alone do not make two frames one.
-    assert [leak.seen for leak in find_leaks({"d/a": "trained"}, ["other/a"], PRINTS)] == ["d/a"]
-    assert not find_leaks({"d/a": "trained"}, ["d/e"], PRINTS)
-    assert not find_leaks({"d/a": "trained"}, ["other/far"], PRINTS)
+def test_the_same_frame_in_another_dataset_leaks_when_it_was_seen() -> None:
+    twins = {"o/a": ["d/e", "d/a"], "o/b": ["d/e"]}
+    leaks = find_leaks({"d/a": "trained"}, ["o/a", "o/b", "o/c"], GROUPS, twins)
+    assert [(leak.scored, leak.seen) for leak in leaks] == [("o/a", "d/a")]
 
 
-@given(st.integers(0, 2**64 - 1), st.sets(st.integers(0, 63), max_size=12))
-def test_frames_of_two_datasets_are_the_same_up_to_a_few_bits(value: int, flipped: set[int]) -> None:
-    other = value
-    for bit in flipped:
-        other ^= 1 << bit
-    prints = {"one/x": ("one/x", f"{value:016x}"), "two/y": ("two/y", f"{other:016x}")}
-    assert bool(find_leaks({"one/x": "trained"}, ["two/y"], prints)) == (len(flipped) <= SAME_FRAME_BITS)
+@given(
+    st.dictionaries(st.sampled_from("abcdef"), st.sampled_from("xyz")),
+    st.sets(st.sampled_from("abcdef")),
+    st.lists(st.sampled_from("abcdef"), unique=True),
+)
+def test_what_leaks_is_what_shares_a_group_with_something_seen(
+    groups: dict[str, str], seen: set[str], scored: list[str]
+) -> None:
+    leaks = find_leaks(dict.fromkeys(seen, "trained"), scored, groups)
+    expected = [s for s in scored if any(groups.get(s, s) == groups.get(other, other) for other in seen)]
+    assert [leak.scored for leak in leaks] == expected
 
 
 def test_nothing_seen_is_no_leak() -> None:
-    assert find_leaks({}, ["d/a", "d/b"], PRINTS) == []
+    assert find_leaks({}, ["d/a", "d/b"], GROUPS) == []

@@ -66,6 +66,15 @@ def test_documented_plugin_conforms(package, tmp_path, name):
     assert not failed
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [key for key, entry in registry().items() if entry.origin == "built-in" and key[0] != "segmenters"],
+)
+def test_built_in_plugin_conforms(tmp_path, kind, name):
+    checks = check_plugin(kind, load_plugin(kind, name), tmp_path / "run", fresh_process=False)
+    assert [check for check in checks if not check.passed] == []
+
+
 def test_installed_package_is_listed_with_its_origin_and_not_imported(package):
     (package / "my_plugins" / "__init__.py").write_text("raise ImportError('an extra is missing')\n")
     try:

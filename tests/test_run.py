@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -166,7 +165,7 @@ def test_killed_at_any_moment_a_study_resumes_to_the_same_results(temp_study: An
     expected = temp_study.results.read_bytes()
     monkeypatch.setenv("HARNESS_HOME", str(temp_study.project / "again"))
     temp_study.project.joinpath("again").mkdir()
-    os.symlink(temp_study.project / ".harness" / "data", temp_study.project / "again" / "data")
+    (temp_study.project / "again" / "data").symlink_to(temp_study.project / ".harness" / "data")
     temp_study.results.unlink()
     for lines in (1, 6, 13):
         process = start_command("--jobs", "2")

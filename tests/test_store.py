@@ -33,6 +33,17 @@ def test_different_values_have_different_digests(one: object, other: object) -> 
     assert (digest(one) == digest(other)) == (canonical(one) == canonical(other))
 
 
+#: Claims a stage once told to, says whether it got it, and lives until its input ends.
+CLAIM = """
+import sys
+from pathlib import Path
+from harness.store import Store
+sys.stdin.readline()
+print(Store(Path(sys.argv[1])).claim('k'), flush=True)
+sys.stdin.read()
+"""
+
+
 def commit(store: Store, key: str, **record: object) -> None:
     folder = store.work_folder(key)
     folder.mkdir(parents=True)
@@ -68,9 +79,13 @@ def test_the_first_of_two_commits_stands(tmp_path: Path) -> None:
 
 
 def test_a_living_owner_keeps_its_claim_and_a_dead_one_loses_it(tmp_path: Path) -> None:
-    code = f"import sys; from harness.store import Store; from pathlib import Path; print(Store(Path({str(tmp_path)!r})).claim('k'), flush=True); sys.stdin.read()"
-    owner = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", CLAIM, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert owner.stdin is not None
     assert owner.stdout is not None
+    owner.stdin.write("go\n")
+    owner.stdin.flush()
     assert owner.stdout.readline().strip() == "True"
     store = Store(tmp_path)
     assert not store.claim("k")
@@ -105,9 +120,10 @@ def test_a_claim_of_another_machine_lives_while_it_shows_signs_of_life(tmp_path:
 
 
 def test_many_processes_claim_one_stage_once(tmp_path: Path) -> None:
-    code = f"import sys; from harness.store import Store; from pathlib import Path; sys.stdin.readline(); print(Store(Path({str(tmp_path)!r})).claim('k'), flush=True); sys.stdin.readline()"
     owners = [
-        subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", CLAIM, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         for _ in range(6)
     ]
     for owner in owners:

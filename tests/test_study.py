@@ -62,9 +62,15 @@ def test_every_mistake_is_reported_at_once_with_its_place(tmp_path: Path) -> Non
         (("train:", "seeds: 0\ntrain:"), "at least 1 seed"),
         (("train:", "protocol: dirty\ntrain:"), "'dirty' is not allowed; allowed: clean, published"),
         (("train:", "fidelity: {metrics: [fidd]}\ntrain:"), "no fidelity metric 'fidd'; did you mean 'fid'?"),
-        (("size: 64", "size: 64, split: {kfold: 3, named: cpd}"), "say exactly one of named, kfold, holdout or manifest"),
+        (
+            ("size: 64", "size: 64, split: {kfold: 3, named: cpd}"),
+            "say exactly one of named, kfold, holdout or manifest",
+        ),
         (("cp: {pairs: {plugin: copy-paste}}", "cp: {masks: {plugin: copy-paste}}"), "say either pairs"),
-        (("  - {plugin: smp", "  - {plugin: smp, arch: FPN, encoder_weights: random}\n  - {plugin: smp"), "is called 'fpn' like"),
+        (
+            ("  - {plugin: smp", "  - {plugin: smp, arch: FPN, encoder_weights: random}\n  - {plugin: smp"),
+            "is called 'fpn' like",
+        ),
     ],
 )
 def test_mistakes_say_what_is_wrong_and_what_is_allowed(tmp_path: Path, change: tuple[str, str], said: str) -> None:
@@ -123,7 +129,11 @@ def test_ranges_and_lists_expand_to_every_combination_once() -> None:
 
 
 def test_controls_match_the_synthetic_count_of_each_number_of_real_pairs() -> None:
-    train = [{"real": 5, "synthetic": {"a": [2, 4], "b": 1}}, {"real": 7, "synthetic": {"b": 3}}, {"synthetic": {"a": 9}}]
+    train = [
+        {"real": 5, "synthetic": {"a": [2, 4], "b": 1}},
+        {"real": 7, "synthetic": {"b": 3}},
+        {"synthetic": {"a": 9}},
+    ]
     largest = [r.label for r in expand_recipes(study_of(train, controls=["resample"])) if r.control]
     assert largest == ["real=5,control:resample=5", "real=7,control:resample=3"]
     each = study_of(train, controls={"arms": ["resample"], "at": "each"})
@@ -132,11 +142,15 @@ def test_controls_match_the_synthetic_count_of_each_number_of_real_pairs() -> No
 
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 9))
 def test_a_range_is_what_python_says_it_is(first: int, length: int, step: int) -> None:
-    study = study_of([{"real": {"from": first, "to": first + length, "step": step}, "synthetic": {"a": 1}}], controls=[])
+    study = study_of(
+        [{"real": {"from": first, "to": first + length, "step": step}, "synthetic": {"a": 1}}], controls=[]
+    )
     assert [r.real for r in expand_recipes(study)] == list(range(first, first + length + 1, step))
 
 
-@given(st.dictionaries(st.sampled_from("abc"), st.one_of(st.integers(), st.lists(st.integers(), max_size=3)), max_size=3))
+@given(
+    st.dictionaries(st.sampled_from("abc"), st.one_of(st.integers(), st.lists(st.integers(), max_size=3)), max_size=3)
+)
 def test_merging_a_document_over_itself_changes_nothing(value: dict[str, object]) -> None:
     assert Document(value).merged(Document(value)).value == value
 

@@ -97,7 +97,7 @@ def make_plan(plugins: Path, name: str = "tiny", seeds: int = 2, select: bool = 
         "dataset": {
             "name": "phantom",
             "size": 16,
-            "options": {"count": 12},
+            "options": {"count": 24},
             "split": {"holdout": {"report": 0.3, "select": 0.2}},
         },
         "generators": {"mean": {"pairs": pairs}},
@@ -305,7 +305,7 @@ def test_a_stage_has_its_parameters_curves_pictures_dataset_and_origin(plan):
     (dataset,) = train.inputs.dataset_inputs
     assert dataset.dataset.name == "phantom"
     assert plan.dataset.fingerprint.startswith(dataset.dataset.digest)
-    assert json.loads(dataset.dataset.profile)["images"] == 12
+    assert json.loads(dataset.dataset.profile)["images"] == 24
     tags = train.data.tags
     assert (tags["harness.commit"], tags["mlflow.source.git.commit"]) == ("abc-dirty", "abc")
     assert tags["harness.seconds"] == "2.000"

@@ -34,7 +34,7 @@ def _print_version(wanted: bool) -> None:
 
 
 def build(group: str | None) -> typer.Typer:
-    """Return the application with one group's commands in full and the others by name only, so that nothing else is imported."""
+    """Return the application with one group's commands in full; the others have names only and import nothing."""
     app = typer.Typer(
         name="harness",
         help="Does synthetic data help my segmentation model, which generator makes it, and how much of it do I need?",

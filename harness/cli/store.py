@@ -35,9 +35,8 @@ def du(as_json: Json = False) -> None:
         return
     for kind, row in rows.items():
         print(f"{kind:9} {row['results']:5} results  {_megabytes(row['bytes'])}")
-    print(
-        f"{'in all':9} {sum(r['results'] for r in rows.values()):5} results  {_megabytes(sum(r['bytes'] for r in rows.values()))}"
-    )
+    results, size = (sum(row[name] for row in rows.values()) for name in ("results", "bytes"))
+    print(f"{'in all':9} {results:5} results  {_megabytes(size)}")
 
 
 @app.command()
@@ -45,7 +44,7 @@ def gc(
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without it only say what would go.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Delete results that no study's last plan needs, and work that nobody continues. Says what it would do unless --yes."""
+    """Delete results that no study's last plan needs, and work that nobody continues; without --yes only say so."""
     from harness.store import Store
 
     store = Store()
@@ -126,7 +125,7 @@ def explain(
         print(f"{planned['label']} is not stored, and no {planned['kind']} result is; it has never run here.")
     else:
         print(
-            f"{planned['label']} is not stored. Nearest is {other.record['label']} ({other.key[:12]}), which differs in:"
+            f"{planned['label']} is not stored. Nearest is {other.record['label']} ({other.key[:12]}); it differs in:"
         )
         for part, (now, before) in changed.items():
             print(f"  {part}: {before!r} -> {now!r}")

@@ -76,9 +76,10 @@ def show(name: Name, profile: Profile = None, settings: Settings = None, as_json
     print("# training sets: " + "; ".join(shown["recipes"]))
 
 
-def _planned(
+def planned_study(
     name: str, profile: str | None, settings: list[str] | None, accept_code: bool = False
 ) -> tuple[Plan, Store]:
+    """Return the plan of a study and the store, and note the plan for ``harness store explain``."""
     from harness.plan import build_plan
     from harness.store import Store, write_json
     from harness.study_file import load_study
@@ -135,7 +136,7 @@ def plan(
 
     running = make_executor(executor, jobs)
     at_once = running.free()
-    planned, store = _planned(name, profile, settings, accept_code)
+    planned, store = planned_study(name, profile, settings, accept_code)
     states = _states(planned, store, only)
     left = [stage for stage, state in states if state != "done"]
     seconds, unknown = estimate_seconds(left, store, at_once)
@@ -147,9 +148,8 @@ def plan(
     for stage, state in states:
         print(f"{state:7}  {stage.label:{width}}  {stage.key[:12]}")
     guess = in_words(seconds) + (f", and {unknown} stages that never ran here" if unknown else "")
-    print(
-        f"{len(states)} stages, {len(states) - len(left)} stored, {len(left)} to run: {guess if left else 'nothing to do'}"
-    )
+    guess = guess if left else "nothing to do"
+    print(f"{len(states)} stages, {len(states) - len(left)} stored, {len(left)} to run: {guess}")
     for note in planned.notes:
         print(f"note: {note}")
 
@@ -176,7 +176,7 @@ def run(
     from harness.stage import git_commit
 
     os.environ.setdefault("HARNESS_COMMIT", git_commit())
-    planned, store = _planned(name, profile, settings, accept_code)
+    planned, store = planned_study(name, profile, settings, accept_code)
     states = _states(planned, store, only)
     runner = make_executor(executor, jobs)
     listeners: list[Any] = []
@@ -191,7 +191,7 @@ def run(
             planned, store, runner, only=only or (), listeners=[display, *listeners], fail_fast=fail_fast,
             accept_code=accept_code,
         )  # fmt: skip
-    command = _command(name, profile, settings)
+    command = command_line(name, profile, settings)
     report = render(collect(planned, store, command), _report_folder(planned))
     if mirror is not None:
         mirror.close(summary)
@@ -218,7 +218,8 @@ def _tell(plan: Plan, summary: Any, report: Any, as_json: bool) -> None:
     print(f"Report: {report}")
 
 
-def _command(name: str, profile: str | None, settings: list[str] | None) -> str:
+def command_line(name: str, profile: str | None, settings: list[str] | None) -> str:
+    """Return what a user types to get these results."""
     words = ["harness", "study", "run", name, *(["--profile", profile] if profile else [])]
     words += [word for setting in settings or [] for word in ("--set", setting)]
     return shlex.join(words)
@@ -236,7 +237,7 @@ def status(name: Name, profile: Profile = None, settings: Settings = None, as_js
     from harness.estimate import estimate_seconds, in_words
     from harness.executors import make_executor
 
-    planned, store = _planned(name, profile, settings)
+    planned, store = planned_study(name, profile, settings)
     states = _states(planned, store, None)
     counts = {state: sum(s == state for _, s in states) for state in ("done", "running", "failed", "left")}
     rest = [stage for stage, state in states if state != "done"]
@@ -262,9 +263,7 @@ def status(name: Name, profile: Profile = None, settings: Settings = None, as_js
     for stage, failure in failed:
         print(f"{failure.get('status', 'failed')}: {stage.label}: {failure.get('reason', '')}")
     if rest:
-        print(
-            f"The rest should take {in_words(seconds)}{f', without {unknown} stages that never ran here' if unknown else ''}."
-        )
+        print(f"The rest should take {in_words(seconds)}{f', and {unknown} stages never ran here' if unknown else ''}.")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Where stages run. An executor starts a stage from its specification and says when it has ended; the store has the result."""
+"""Where stages run: an executor starts a stage and says when it has ended; the store has the result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Executor(ABC):
 
     @abstractmethod
     def ended(self, timeout_s: float) -> list[tuple[str, int]]:
-        """Wait up to ``timeout_s`` seconds for stages to end; return their keys with exit codes (negative: a signal)."""
+        """Wait up to ``timeout_s`` seconds for stages to end; return keys with exit codes (negative: a signal)."""
 
     @abstractmethod
     def progress(self) -> dict[str, tuple[int, int, str]]:

@@ -1,6 +1,7 @@
 """Runs each stage in a process of its own on this machine, several at once.
 
-The processes are forked from a server that has torch imported and no device touched, so that a stage costs milliseconds to start and a crash
+The processes are forked from a server that has torch imported and no device touched, so that a stage costs
+milliseconds to start and a crash
 is one failed stage. Cores and accelerators are leased out: each job has its share of the cores, and one accelerator.
 """
 

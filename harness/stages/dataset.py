@@ -16,16 +16,17 @@ def run(stage: RunningStage) -> dict[str, Any]:
     options = stage.spec["attachments"]["options"]
     dataset = open_dataset(stage.parameters["source"], **options)
     split = Split.from_json(stage.spec["attachments"]["split"])
-    stage.context.progress(0, len(dataset.entries), "images")
-    pairs = dataset.decode(stage.parameters["size"], stage.parameters["geometry"])
+
+    def report(done: int, total: int) -> None:
+        stage.context.progress(done, total, "images")
+
+    pairs = dataset.decode(stage.parameters["size"], stage.parameters["geometry"], progress=report)
     source = {"name": dataset.name, "fingerprint": dataset.fingerprint, "options": options}
     source |= {"size": stage.parameters["size"], "geometry": stage.parameters["geometry"]}
     (stage.folder / "dataset.json").write_text(json.dumps(source, sort_keys=True))
     (stage.folder / "split.json").write_text(split.to_json())
-    rows = [
-        (f"{dataset.name}/{entry.id}", f"{dataset.name}/{entry.group}", entry.fingerprint) for entry in dataset.entries
-    ]
-    (stage.folder / "fingerprints.json").write_text(json.dumps(rows))
+    groups = {f"{dataset.name}/{entry.id}": f"{dataset.name}/{entry.group}" for entry in dataset.entries}
+    (stage.folder / "groups.json").write_text(json.dumps(groups))
     fit = pairs.select([f"{dataset.name}/{name}" for name in split.ids("fit")[:25]])
     if len(fit):
         stage.context.log_images("fit-images", 0, fit.images)

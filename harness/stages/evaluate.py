@@ -29,7 +29,8 @@ def run(stage: RunningStage) -> dict[str, Any]:
     leaks = find_leaks(
         json.loads((trained.folder / "seen.json").read_text()),
         scored.ids,
-        {**stage.dataset.fingerprints, **place.fingerprints},
+        {**stage.dataset.groups, **place.groups},
+        place.frames_shared_with(stage.dataset),
     )
     # Scoring the select role shows how far selection was optimistic; only what was trained on it leaks there.
     if stage.parameters["role"] == "select":

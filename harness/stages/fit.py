@@ -15,8 +15,6 @@ def run(stage: RunningStage) -> dict[str, Any]:
     generator = stage.plugin("generators")
     pairs = stage.dataset.first(stage.parameters["real"], stage.parameters["order-seed"])
     if len(pairs) < generator.card.minimum:
-        raise HarnessError(
-            f"{generator.name} needs at least {generator.card.minimum} real pairs, but {stage.spec['label']!r} has {len(pairs)}."
-        )
+        raise HarnessError(f"{generator.name} needs at least {generator.card.minimum} real pairs, got {len(pairs)}.")
     checkpoints = run_fit(generator, pairs, stage.context)
     return {"real": len(pairs), "checkpoints": [checkpoint.step for checkpoint in checkpoints]}

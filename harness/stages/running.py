@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from harness.data.datasets import Dataset
     from harness.data.pairs import PairSet
     from harness.data.splits import Role, Split
 
@@ -98,16 +99,19 @@ class RealPairs:
         self.source: dict[str, Any] = json.loads((result.folder / "dataset.json").read_text())
         self.split: Split = Split.from_json((result.folder / "split.json").read_text())
 
-    @cached_property
-    def _decoded(self) -> PairSet:
+    def _open(self) -> Dataset:
         from harness.data.datasets import open_dataset
 
         dataset = open_dataset(self.source["name"], **self.source["options"])
         if dataset.fingerprint != self.source["fingerprint"]:
             raise HarnessError(
-                f"Dataset {dataset.name!r} has changed since this study was planned; run the study again to plan it anew."
+                f"Dataset {dataset.name!r} has changed since this study was planned; run the study again."
             )
-        return dataset.decode(self.source["size"], self.source["geometry"])
+        return dataset
+
+    @cached_property
+    def _decoded(self) -> PairSet:
+        return self._open().decode(self.source["size"], self.source["geometry"])
 
     @property
     def name(self) -> str:
@@ -129,13 +133,19 @@ class RealPairs:
         return self._decoded.select([f"{self.name}/{name}" for name in ids])
 
     @cached_property
-    def fingerprints(self) -> dict[str, tuple[str, str]]:
-        """Group and perceptual hash of every image, by id."""
-        return {name: (group, hashed) for name, group, hashed in json.loads(self._fingerprint_file.read_text())}
+    def groups(self) -> dict[str, str]:
+        """Group of every image of the dataset, by id."""
+        return dict(json.loads((self.result.folder / "groups.json").read_text()))
 
-    @property
-    def _fingerprint_file(self) -> Path:
-        return self.result.folder / "fingerprints.json"
+    def frames_shared_with(self, other: RealPairs) -> dict[str, list[str]]:
+        """Return, for ids of this dataset, the ids of another that show the same frame."""
+        from harness.data.datasets import near_duplicates_between
+
+        shared: dict[str, list[str]] = {}
+        if other.name != self.name:
+            for pair in near_duplicates_between(self._open(), other._open()):
+                shared.setdefault(f"{self.name}/{pair.first}", []).append(f"{other.name}/{pair.second}")
+        return shared
 
 
 def item_seeds(seed: int, count: int) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""The ``sample`` stage: a pool of synthetic pairs, of which recipes take the first n. Also what ``select`` samples with."""
+"""The ``sample`` stage: a pool of synthetic pairs, of which recipes take the first n. ``select`` samples likewise."""
 
 from __future__ import annotations
 
@@ -62,11 +62,13 @@ def sample_pairs(
 ) -> PairSet:
     """Sample ``count`` pairs and give each its id and lineage.
 
-    The lineage of a pair is what its checkpoint has seen (or the fewer ids that the generator names as its sources), what the choice
+    The lineage of a pair is what its checkpoint has seen (or the fewer ids that the generator names as its sources),
+    what the choice
     of the checkpoint has seen, and the lineage of the mask that conditioned it.
 
     Raises:
-        PluginError: the generator returned something of the wrong shape, type or range, or names sources it was not given.
+        PluginError: the generator returned something of the wrong shape, type or range, or names sources it was not
+            given.
     """
     seeds = item_seeds(stage.seed, count)
     conditions = None if masks is None else masks.masks[np.arange(count) % len(masks)]

@@ -88,7 +88,7 @@ def choose(rows: list[dict[str, Any]], metrics: list[str], lower_is_better: list
     sound = [row for row in rows if not row["constant"] and all(math.isfinite(row[name]) for name in metrics)]
     if not sound:
         raise HarnessError(
-            f"No checkpoint can be chosen by {metrics[0]}: all {len(rows)} gave constant samples or a score that is not a number."
+            f"No checkpoint can be chosen by {metrics[0]}: all {len(rows)} gave constant samples or no finite score."
         )
     signs = [1.0 if lower else -1.0 for lower in lower_is_better]
     best = min(sound, key=lambda row: (*(s * row[m] for s, m in zip(signs, metrics, strict=True)), row["step"]))

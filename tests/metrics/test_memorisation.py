@@ -1,8 +1,10 @@
+import itertools
+
 import numpy as np
 import pytest
 
 from harness.errors import DataError
-from harness.metrics.memorisation import describe, memorisation, nearest_neighbours
+from harness.metrics.memorisation import _chance, describe, memorisation, nearest_neighbours
 
 
 def images(count, seed):
@@ -88,3 +90,14 @@ def test_distances_are_root_mean_square_grey_levels():
 def test_too_few_images():
     with pytest.raises(DataError, match="got 1 training, 3 synthetic"):
         memorisation(np.eye(3)[:1], np.eye(3))
+
+
+@pytest.mark.parametrize(("synthetic", "reference", "closer_than"), [(4, 5, 1), (4, 5, 2), (3, 6, 4)])
+def test_the_p_value_counts_the_orders_in_which_it_happens(synthetic, reference, closer_than):
+    orders = list(itertools.combinations(range(synthetic + reference), synthetic))  # the places of the synthetic ones
+    for count in range(synthetic + 1):
+        happens = 0
+        for places in orders:
+            threshold = sorted(set(range(synthetic + reference)) - set(places))[closer_than - 1]
+            happens += sum(place < threshold for place in places) >= count
+        assert _chance(count, synthetic, closer_than, reference) == pytest.approx(happens / len(orders))
