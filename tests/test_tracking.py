@@ -28,7 +28,7 @@ from harness.tracking.study_runs import StudyRuns
 PLUGINS = '''
 import json
 import numpy as np
-from harness.plugins import Card, Checkpoint, Generator, Parameters, Sample, Segmenter
+from harness.plugins import Checkpoint, Generator, Parameters, Sample, Segmenter
 
 
 class MeanParameters(Parameters):
@@ -61,19 +61,6 @@ class Mean(Generator):
             images.append(np.clip(random.normal(mean, self.parameters.noise, (*size, 3)), 0, 255).astype(np.uint8))
             made.append((random.random(size) < 0.1).astype(np.uint8))
         return Sample(np.stack(made), np.stack(images))
-
-
-class Painter(Generator):
-    """Paints a mask."""
-
-    name = "painter"
-    card = Card(makes="images")
-
-    def fit(self, pairs, context):
-        yield Checkpoint(1, context.checkpoint_folder(1))
-
-    def sample(self, checkpoint, seeds, context, masks=None):
-        return Sample(masks, np.repeat(masks[..., None] * np.uint8(200), 3, axis=3))
 
 
 class Tiny(Segmenter):
@@ -136,7 +123,10 @@ def fill(store: Store, plan) -> None:
             score = score_of(next(scores))
             commit_by_hand(store, stage, {"scores": {"iou": {"micro": 0.1, "micro-imagewise": score}}, "images": 4})
         else:
-            assert run_stage(specification(stage, plan, store)), store.failure(stage.key)
+            spec = specification(stage, plan, store)
+            # As the local executor does: it tells where a plugin's file is.
+            write_json(store.root / "specs" / f"{stage.key}.json", spec)
+            assert run_stage(spec), store.failure(stage.key)
 
 
 @pytest.fixture(scope="module")
@@ -336,6 +326,22 @@ def test_the_model_of_a_fit_samples_what_the_store_samples(plan):
     assert set(pairs[0]["lineage"]) == held
 
 
+def test_a_selected_checkpoint_is_the_model_of_its_selection(template, place):
+    from harness.tracking.models import open_model
+    from harness.tracking.sampling import find_fitted
+
+    plan, store = make_plan(template / "plugins.py", name="selected", select=True), Store()
+    fill(store, plan)
+    mirror_all(plan)
+    _, _, children = runs_of("selected")
+    assert not one(children, "fit").outputs.model_outputs
+    (model,) = one(children, "select").outputs.model_outputs
+    selection = next(result for result in store.results() if result.record["kind"] == "select")
+    for fitted in (open_model(f"models:/{model.model_id}"), find_fitted(selection.key[:12])):
+        assert fitted.checkpoint.step == selection.values["step"]
+        assert fitted.selected == set(selection.values["seen"])
+
+
 def test_a_stage_that_two_studies_share_has_a_run_in_each(plan, template):
     mirror_all(plan)
     more = make_plan(template / "plugins.py", seeds=3)
@@ -360,13 +366,14 @@ def test_a_failure_is_shown_with_its_reason_until_the_stage_has_a_result(plan):
     assert (run.info.status, parent.info.status) == ("FAILED", "FAILED")
     assert run.data.tags["harness.status"] == "out-of-memory"
     assert "batch 8" in run.data.tags["mlflow.note.content"]
+    # Another process has run it since: this one hears of the result only.
     mirror = Mirror(plan, store)
-    mirror.started(stage)
-    mirror.finished(stage, result, stored_before=False)
-    mirror.close(Summary(done=[stage.key]))
+    mirror.finished(stage, result, stored_before=True)
+    mirror.close(Summary(stored_before=[stage.key]))
     _, (parent,), (run,) = runs_of()
     assert (run.info.status, parent.info.status) == ("FINISHED", "FINISHED")
     assert "harness.reason" not in run.data.tags
+    assert "batch 8" not in run.data.tags["mlflow.note.content"]
 
 
 def test_metrics_of_a_running_stage_are_seen_before_it_ends(plan):

@@ -100,7 +100,7 @@ def _libraries() -> Iterator[Check]:
     except PackageNotFoundError:
         yield Check("harness", "broken", "it is not installed", "run pip install -e . in its folder")
         return
-    allowed = SpecifierSet(declared.get("Requires-Python", ""))
+    allowed = SpecifierSet(declared["Requires-Python"])
     found = platform.python_version()
     fits = allowed.contains(found, prereleases=True)
     yield Check("python", "ok" if fits else "broken", found, "" if fits else f"use a Python {allowed}")

@@ -116,7 +116,7 @@ def declare_fit(
     """
     from pydantic import ValidationError
 
-    from harness.declaration import Document, Origin, apply_setting
+    from harness.declaration import Document, Location, Origin, apply_setting
     from harness.errors import DeclarationError
     from harness.plugins import load_plugin
     from harness.study import Study
@@ -129,7 +129,7 @@ def declare_fit(
     if part != "pairs":
         uses |= {other: {"plugin": plugin} for other in ("masks", "images") if other != part}
     generator = {**uses, "seed": seed, "sees": "all" if real is None else real}
-    origins = {(): Origin("harness generator fit", 0, 0)}
+    origins: dict[Location, Origin] = {(): Origin("harness generator fit", 0, 0)}
     document = Document({"dataset": {"name": data, "size": size}, "generators": {name: generator}}, origins)
     for setting in settings:
         document = apply_setting(document, f"generators.{name}.{part}.{setting}")
