@@ -64,8 +64,7 @@ def load_module(segmenter: Segmenter, weights: Path, device: torch.device) -> Li
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    build = getattr(segmenter, "bare_module", None)
-    module: Any = build() if build is not None else segmenter.module(1)
+    module: Any = segmenter.bare_module()
     try:
         module.load_state_dict(load_file(weights))
     except (OSError, SafetensorError) as error:

@@ -214,7 +214,7 @@ class _Builder:
         return pool
 
     def _largest_count(self, name: str, real: int | None, control: bool) -> int:
-        """Return the most pairs that any recipe asks of a pool; smaller recipes take its first ones."""
+        """Return the most pairs that any recipe asks of a pool (smaller ones take its first), or fidelity."""
         counts = [
             count
             for recipe in self.plan.recipes
@@ -222,7 +222,18 @@ class _Builder:
             for generator, count in recipe.synthetic
             if generator == name
         ]
-        return max(counts)
+        measured = self.study.fidelity.samples if self.study.fidelity else None
+        return max(counts, default=measured or 200)
+
+    def fit(
+        self, part: str, use: GeneratorUse, declared: GeneratorDeclaration, where: str, fold: int, real: int | None
+    ) -> str:
+        """Add the stage that fits one plugin of a generator on so many real pairs."""
+        plugin = load_plugin("generators", use.plugin).create(**use.values())
+        label = f"fit {where if part == 'pairs' else f'{where} {part}'}"
+        scope = {"real": real, "order-seed": self.study.dataset.seed}
+        inputs = {"dataset": (self.plan.datasets[fold],)}
+        return self.stage("fit", label, scope, inputs, plugin=plugin, use=use, seed=declared.seed)
 
     def _sampled(
         self,
@@ -239,8 +250,7 @@ class _Builder:
         plugin = load_plugin("generators", use.plugin).create(**use.values())
         dataset = (self.plan.datasets[fold],)
         named = where if part == "pairs" else f"{where} {part}"
-        scope = {"real": real, "order-seed": self.study.dataset.seed}
-        fit = self.stage("fit", f"fit {named}", scope, {"dataset": dataset}, plugin=plugin, use=use, seed=declared.seed)
+        fit = self.fit(part, use, declared, where, fold, real)
         conditions = {"masks": (masks,)} if masks else {}
         selected = ""
         if use.select:
@@ -401,10 +411,32 @@ def build_plan(loaded: LoadedStudy) -> Plan:
             for seed in study.seeds:
                 for fold in range(len(splits)):
                     builder.cell(use, recipe, seed, fold)
+    used = {pool.generator for pool in plan.pools}
+    for name, declared_generator in study.generators.items():
+        if study.fidelity and name not in used:
+            for fold in range(len(splits)):
+                builder.pool(name, declared_generator, fold, None, control=False)
     plan.notes += [note for split in splits for note in split.notes]
     plan.notes += _notes_on_generators(plan)
     plan.notes = list(dict.fromkeys(plan.notes))
     return plan
+
+
+def plan_fit(loaded: LoadedStudy) -> tuple[Plan, str]:
+    """Plan a study of one generator up to its fit.
+
+    Returns:
+        The plan, and the key of the fit (of the last plugin of the pipeline): the same as in any study like it.
+    """
+    plan = build_plan(loaded)
+    ((name, declared),) = loaded.study.generators.items()
+    part, use = declared.uses()[-1]
+    real = None if isinstance(declared.sees, str) else declared.sees
+    where = name if real is None else f"{name} on {real} real"
+    key = _Builder(plan).fit(part, use, declared, where, 0, real)
+    # What a run is for are the pools of a plan; the "pool" of this one is the fit itself.
+    plan.pools.append(Pool(name, use.plugin, 0, real, key, 0, (), "", False))
+    return plan, key
 
 
 def _segmenter_labels(loaded: LoadedStudy) -> list[str]:

@@ -181,6 +181,11 @@ class Plugin(ABC):
         """
         return cls(cls.Parameters(**values))
 
+    @classmethod
+    def example(cls) -> dict[str, Any]:
+        """Return parameter values for a run of a second, which ``harness plugin check`` uses."""
+        return {}
+
 
 class Generator(Plugin):
     """Makes synthetic pairs, masks, or images for given masks."""
@@ -255,6 +260,10 @@ class Segmenter(Plugin):
         ``(images, masks)`` of float32
         (N, 3, H, W) in [0, 1] and float32 (N, 1, H, W) in {0, 1}, augments it, and returns the loss.
         """
+
+    def bare_module(self) -> LightningModule:
+        """Build the module for trained weights to be loaded into, without fetching pretrained ones."""
+        return self.module(1)
 
     def notes(self) -> list[str]:
         """Return sentences that every report must show, such as random encoder weights."""

@@ -127,7 +127,7 @@ def _compute(spec: dict[str, Any], store: Store, folder: Path, started: float, o
     values = module.run(RunningStage(spec, store, context, device))
     context.flush()
     seconds = time.time() - started
-    record = {name: spec[name] for name in ("kind", "label", "key", "identity", "parts", "inputs")}
+    record = {name: spec[name] for name in ("kind", "label", "key", "identity", "parts", "inputs", "attachments")}
     record |= {"values": values, "notes": context.notes(), "seconds": seconds, "finished": time.time()}
     record |= environment(device)
     (folder / "state.pt").unlink(missing_ok=True)

@@ -287,6 +287,11 @@ class SMP(Segmenter):
         pretrained = encoder_weights(self.parameters.encoder, None if chosen == "imagenet" else chosen)
         return SMPModule(self.parameters, steps, pretrained)
 
+    @classmethod
+    def example(cls) -> dict[str, Any]:
+        """Return a small network with random weights."""
+        return {"arch": "FPN", "encoder": "tu-lcnet_050", "encoder_weights": "random"}
+
     def bare_module(self) -> SMPModule:
         """Build the module without pretrained weights, for trained ones to be loaded into."""
         from segmenters.smp_module import SMPModule

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,9 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from harness.plan import Plan
-    from harness.run import Summary
-    from harness.store import Store
     from harness.study_file import LoadedStudy
 
 app = typer.Typer(help="List generators, fit one, sample from a fitted one.", no_args_is_help=True)
@@ -73,13 +69,12 @@ def fit(
     as_json: Json = False,
 ) -> None:
     """Fit one generator on the fit role of a dataset, or resume a stopped fit. The result is kept in the store."""
+    from harness.cli.running import run_shown
     from harness.errors import HarnessError
     from harness.executors import make_executor
-    from harness.run import specification
-    from harness.stage import git_commit
+    from harness.plan import plan_fit
     from harness.store import Store, write_json
 
-    os.environ.setdefault("HARNESS_COMMIT", git_commit())
     runner = make_executor(executor, 1)
     loaded = declare_fit(plugin, data, size, settings or [], real, split, seed)
     plan, key = plan_fit(loaded)
@@ -87,9 +82,7 @@ def fit(
     # A plan on record keeps the result from being collected as garbage.
     stages = {s.key: {"label": s.label, "kind": s.kind, "parts": s.parts} for s in plan.stages.values()}
     write_json(store.root / "plans" / f"{loaded.name}-{key[:12]}.json", stages)
-    # The key covers a plugin's file by its content; where it is stands here.
-    write_json(store.root / "specs" / f"{key}.json", specification(plan.stages[key], plan, store))
-    summary = _run(plan, store, runner, track)
+    summary, _ = run_shown(plan, store, runner, stages=len(plan.stages), track=track)
     result = store.find("fit", key)
     if result is None:
         reasons = [f["reason"] for f in summary.failures.values() if f["status"] != "skipped"]
@@ -146,49 +139,6 @@ def declare_fit(
     if problems:
         raise DeclarationError(list(dict.fromkeys(problems)))
     return LoadedStudy(f"generator-{name}", "", study, document)
-
-
-def plan_fit(loaded: LoadedStudy) -> tuple[Plan, str]:
-    """Return the plan of a study that fits one generator, and the key of the fit: the same as in any study like it."""
-    from harness.plan import Pool, _Builder, build_plan
-    from harness.plugins import load_plugin
-
-    plan = build_plan(loaded)
-    ((name, declared),) = loaded.study.generators.items()
-    real = None if declared.sees == "all" else int(declared.sees)
-    builder = _Builder(plan)
-    use = next(use for part, use in declared.uses() if load_plugin("generators", use.plugin).card.makes == part)
-    plugin = load_plugin("generators", use.plugin).create(**use.values())
-    key = builder.stage(
-        "fit",
-        f"fit {name}{'' if real is None else f' on {real} real'}",
-        {"real": real, "order-seed": loaded.study.dataset.seed},
-        {"dataset": (plan.datasets[0],)},
-        plugin=plugin,
-        use=use,
-        seed=declared.seed,
-    )
-    # What a run is for are the pools of a plan; the "pool" of this one is the fit itself.
-    plan.pools.append(Pool(name, use.plugin, 0, real, key, 0, (), "", False))
-    return plan, key
-
-
-def _run(plan: Plan, store: Store, runner: Any, track: bool) -> Summary:
-    from harness.progress import ProgressDisplay
-    from harness.run import run_plan
-
-    listeners: list[Any] = []
-    mirror = None
-    if track:
-        from harness.tracking.mirror import Mirror
-
-        mirror = Mirror(plan, store, os.environ.get("MLFLOW_TRACKING_URI"))
-        listeners.append(mirror)
-    with ProgressDisplay(len(plan.stages)) as display:
-        summary = run_plan(plan, store, runner, listeners=[display, *listeners])
-    if mirror is not None:
-        mirror.close(summary)
-    return summary
 
 
 @app.command()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -168,39 +167,31 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run what has no result yet, then render the report. The same command again resumes."""
+    from harness.cli.running import run_shown
     from harness.collect import collect
     from harness.executors import make_executor
-    from harness.progress import ProgressDisplay
     from harness.report.render import render
-    from harness.run import run_plan
-    from harness.stage import git_commit
 
-    os.environ.setdefault("HARNESS_COMMIT", git_commit())
     planned, store = planned_study(name, profile, settings, accept_code)
     states = _states(planned, store, only)
-    runner = make_executor(executor, jobs)
-    listeners: list[Any] = []
-    mirror = None
-    if track:
-        from harness.tracking.mirror import Mirror
-
-        mirror = Mirror(planned, store, os.environ.get("MLFLOW_TRACKING_URI"))
-        listeners.append(mirror)
-    with ProgressDisplay(len(states)) as display:
-        summary = run_plan(
-            planned, store, runner, only=only or (), listeners=[display, *listeners], fail_fast=fail_fast,
-            accept_code=accept_code,
-        )  # fmt: skip
     command = command_line(name, profile, settings)
-    report = render(collect(planned, store, command), _report_folder(planned))
-    if mirror is not None:
-        mirror.close(summary)
-    _tell(planned, summary, report, as_json)
+    summary, page = run_shown(
+        planned,
+        store,
+        make_executor(executor, jobs),
+        stages=len(states),
+        track=track,
+        report=lambda: render(collect(planned, store, command), _report_folder(planned)),
+        only=only or (),
+        fail_fast=fail_fast,
+        accept_code=accept_code,
+    )
+    _tell(summary, page, as_json)
     if not summary.complete:
         raise typer.Exit(1)
 
 
-def _tell(plan: Plan, summary: Any, report: Any, as_json: bool) -> None:
+def _tell(summary: Any, report: Any, as_json: bool) -> None:
     failures = [{"label": f["label"], "status": f["status"], "reason": f["reason"]} for f in summary.failures.values()]
     if as_json:
         stored = len(summary.stored_before)

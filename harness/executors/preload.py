@@ -8,7 +8,8 @@ with warnings.catch_warnings():
     import PIL.Image  # noqa: F401
     import pytorch_lightning  # noqa: F401
     import segmentation_models_pytorch  # noqa: F401
-    import torch  # noqa: F401
+    import torch
+    import torch._dynamo  # noqa: F401  (the first optimiser of a process imports it: seconds)
 
     import harness.evaluation
     import harness.fitting
