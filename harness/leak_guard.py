@@ -59,10 +59,10 @@ def find_leaks(
     return leaks
 
 
-def describe(leaks: list[Leak], label: str) -> str:
+def describe(leaks: list[Leak]) -> str:
     """Return one sentence that names how many images leak, the first of them, and what to do."""
     hows = ", ".join(sorted({leak.how for leak in leaks}))
     return (
-        f"{label}: {len(leaks)} of the images it would be scored on were seen ({hows}), the first is {leaks[0]}. "
+        f"{len(leaks)} of the images it would be scored on were seen ({hows}), the first is {leaks[0]}. "
         "Change the split, or declare protocol: published to score it anyway with a leak mark."
     )

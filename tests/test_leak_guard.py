@@ -13,8 +13,8 @@ GROUPS = {"d/a": "d/a", "d/b": "d/g", "d/c": "d/g", "d/e": "d/e"}
 def test_the_same_id_leaks_and_says_how() -> None:
     leaks = find_leaks({"d/a": "the segmenter was trained on it"}, ["d/a", "d/b"], GROUPS)
     assert [(leak.scored, leak.seen) for leak in leaks] == [("d/a", "d/a")]
-    assert "1 of the images" in describe(leaks, "x")
-    assert "the segmenter was trained on it" in describe(leaks, "x")
+    assert "1 of the images" in describe(leaks)
+    assert "the segmenter was trained on it" in describe(leaks)
 
 
 def test_a_near_duplicate_or_another_frame_of_the_patient_leaks() -> None:

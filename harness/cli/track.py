@@ -11,11 +11,6 @@ import typer
 app = typer.Typer(help="The mirror of studies in MLflow.", no_args_is_help=True)
 
 
-@app.callback()
-def _track() -> None:
-    """Keep ``sync`` a command of its own."""
-
-
 @app.command()
 def sync(
     name: Annotated[str, typer.Argument(help="Name of a study in studies/, or the path of a YAML file.")],
@@ -44,3 +39,25 @@ def sync(
         print(json.dumps({**document, "present": mirrored.present}, indent=2))
         return
     print(f"MLflow at {tracking_uri()}: {mirrored.added} stages added, {mirrored.present} were there.")
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Open MLflow on the runs of this project; Ctrl-C ends it."""
+    import os
+
+    from harness.tracking.connection import connect, tracking_uri
+
+    uri = tracking_uri()
+    if uri.startswith("http"):
+        print(f"MLFLOW_TRACKING_URI names a server; open {uri}")
+        return
+    connect(uri)
+    print(f"MLflow on {uri}: http://{host}:{port}/#/experiments?workflowType=machine_learning", file=sys.stderr)
+    # MLflow's own interpreter, one worker and no job runner: two processes instead of fifteen.
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    os.execve(sys.executable, [*command, "--host", host, "--port", str(port)], environment)

@@ -38,7 +38,7 @@ def run(stage: RunningStage) -> dict[str, Any]:
     if stage.parameters["role"] == "fit":
         leaks = []
     if leaks and stage.parameters["protocol"] == "clean":
-        raise LeakError(describe(leaks, stage.spec["label"]))
+        raise LeakError(describe(leaks))
     segmenter = stage.plugin("segmenters")
     weights = trained.folder / trained.values["weights"]
     predicted = predict(segmenter, weights, scored.images, stage.device)
