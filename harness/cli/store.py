@@ -26,9 +26,13 @@ def du(as_json: Json = False) -> None:
     """Show how much the results of each kind take."""
     from harness.store import Store
 
+    store = Store()
     totals: dict[str, list[int]] = {}
-    for result in Store().results():
+    for result in store.results():
         totals.setdefault(result.record["kind"], []).append(_size(result.folder))
+    features = [path.stat().st_size for path in (store.root / "features").rglob("*.npy")]
+    if features:
+        totals["features"] = features
     rows = {kind: {"results": len(sizes), "bytes": sum(sizes)} for kind, sizes in sorted(totals.items())}
     if as_json:
         print(json.dumps(rows, indent=2))
