@@ -18,12 +18,13 @@ from harness.plugins import Card, Checkpoint, Generator, Sample, Segmenter
 
 
 def draw(seed, size):
-    """A reddish disc on a bluish ground, each of any brightness: one image cannot tell hue from brightness, many can."""
+    """A reddish disc on a bluish ground, each of any brightness: one image cannot tell the two apart, many can."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size]
     cy, cx, r = random.uniform(0.3, 0.7) * size, random.uniform(0.3, 0.7) * size, random.uniform(0.15, 0.3) * size
     mask = (y - cy) ** 2 + (x - cx) ** 2 < r * r
-    disc, ground = (random.uniform(60, 190) + np.array([side * 25, random.uniform(-40, 40), -side * 25]) for side in (1, -1))
+    hues = (np.array([side * 25, random.uniform(-40, 40), -side * 25]) for side in (1, -1))
+    disc, ground = (random.uniform(60, 190) + hue for hue in hues)
     image = np.where(mask[..., None], disc, ground) + random.normal(0, 10, (size, size, 3))
     return np.clip(image, 0, 255).astype(np.uint8), mask.astype(np.uint8)
 
