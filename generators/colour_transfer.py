@@ -57,7 +57,7 @@ class ColourTransfer(Refiner):
         for start in range(0, len(synthetic), context.batch_size):
             chunk = slice(start, start + context.batch_size)
             images[chunk] = transfer_colour(synthetic.images[chunk], sources.images[chunk], self.parameters.strength)
-        return Sample(np.array(synthetic.masks), images)
+        return Sample(np.array(synthetic.masks), images, tuple((name,) for name in sources.ids))
 
 
 def transfer_colour(images: NDArray[np.uint8], sources: NDArray[np.uint8], strength: float = 1.0) -> NDArray[np.uint8]:

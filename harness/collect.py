@@ -115,6 +115,9 @@ class _Reader:
         return found
 
     def notes(self) -> Iterator[str]:
+        older = sum((result := self.result(key)) is not None and result.key != key for key in self.plan.stages)
+        if older:
+            yield f"{older} stage results come from older code than today's and were kept with --accept-code."
         for key in self.plan.stages:
             result = self.result(key)
             if result is not None:
@@ -158,7 +161,14 @@ class _Reader:
 
     def generator_rows(self, pool: Pool) -> Iterator[dict[str, Any]]:
         common: dict[str, Any] = {"cell": pool.generator, "generator": pool.generator, "fold": pool.fold}
-        common |= {"arm": "synthetic", "synthetic": pool.count, "dataset": self.plan.dataset.name, "seed": ""}
+        real = len(self.plan.splits[pool.fold].ids("fit")) if pool.real is None else pool.real
+        common |= {
+            "arm": "synthetic",
+            "real": real,
+            "synthetic": pool.count,
+            "dataset": self.plan.dataset.name,
+            "seed": "",
+        }
         for part, key in pool.selections:
             yield from self._selection_rows(part, key, common)
         if not pool.fidelity:

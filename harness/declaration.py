@@ -86,7 +86,10 @@ def _plain(node: Any, where: Location, file: str, origins: dict[Location, Origin
 
     if isinstance(node, CommentedMap):
         for key in node:
-            line, column = node.lc.key(key)
+            try:
+                line, column = node.lc.key(key)
+            except KeyError:  # merged in by <<: the mapping's own place is the nearest there is
+                line, column = node.lc.line, node.lc.col
             origins[(*where, key)] = Origin(file, line + 1, column + 1)
         return {key: _plain(value, (*where, key), file, origins) for key, value in node.items()}
     if isinstance(node, CommentedSeq):
@@ -111,7 +114,7 @@ def read_document(path: Path, shown: str | None = None) -> Document:
         DeclarationError: it cannot be read, is not YAML, has a key twice, or is not a mapping.
     """
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     shown = shown or str(path)
     try:
@@ -121,6 +124,8 @@ def read_document(path: Path, shown: str | None = None) -> Document:
         place = f"{shown}:{mark.line + 1}:{mark.column + 1}" if mark else shown
         problem = " ".join(str(error.problem or error.context or "not valid YAML").split())
         raise DeclarationError(f"{place}: {problem.partition(' To suppress')[0]}") from error
+    except YAMLError as error:
+        raise DeclarationError(f"{shown}: not valid YAML: {' '.join(str(error).split())}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DeclarationError(f"{shown}: cannot be read as UTF-8 text: {error}") from error
     origins: dict[Location, Origin] = {(): Origin(shown, 1, 1)}
@@ -196,6 +201,11 @@ def choose_profile(document: Document, profile: str | None) -> Document:
         DeclarationError: there is no profile of that name.
     """
     profiles = document.value.get("profiles") or {}
+    broken: list[Location] = [] if isinstance(profiles, dict) else [("profiles",)]
+    broken = broken or [("profiles", name) for name, value in profiles.items() if not isinstance(value, dict)]
+    if broken:
+        places = (f"{document.origin(where)}: {'.'.join(map(str, where))}" for where in broken)
+        raise DeclarationError([f"{place}: must be a mapping of names to overrides" for place in places])
     plain = document.without("profiles")
     if not profile:
         return plain

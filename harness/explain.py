@@ -39,7 +39,7 @@ def find_stage(store: Store, name: str) -> tuple[str, dict[str, Any]]:
         DeclarationError: none or several do.
     """
     planned: dict[str, dict[str, Any]] = {}
-    for path in sorted((store.root / "plans").glob("*.json"), key=lambda p: p.stat().st_mtime):
+    for path in sorted((store.root / "planned").glob("*.json"), key=lambda p: p.stat().st_mtime):
         planned.update(json.loads(path.read_text()))
     exact = [key for key, stage in planned.items() if stage["label"] == name]
     hits = exact[-1:] or [key for key in planned if key.startswith(name)]

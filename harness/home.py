@@ -21,6 +21,15 @@ def home() -> Path:
     return Path(named).expanduser().resolve() if named else project_root() / ".harness"
 
 
+def threads() -> int:
+    """Return how many CPU threads a stage computes with: ``HARNESS_THREADS``, or 1.
+
+    Sums of floats depend on how they are shared among threads, so the number is the same for every executor and every
+    ``--jobs``, and stands in the keys when it is not 1. Many cores are used by many stages at once.
+    """
+    return max(1, int(os.environ.get("HARNESS_THREADS", "1")))
+
+
 def data_folder() -> Path:
     """Return where imported datasets live."""
     return home() / "data"

@@ -42,7 +42,7 @@ def find_leaks(
         seen: how each real id was seen.
         scored: ids that are about to be scored on.
         groups: group of every id of the datasets involved; an id without one is a group of its own.
-        same_frame: for scored ids, ids of another dataset that show the same frame.
+        same_frame: for ids of the scored dataset, ids of another that show the same frame.
 
     Returns:
         One leak a scored id, in the order of ``scored``; empty when nothing leaks.
@@ -50,10 +50,15 @@ def find_leaks(
     by_group: dict[str, str] = {}
     for name in seen:
         by_group.setdefault(groups.get(name, name), name)
+    # A group reaches across datasets: through a frame that is in both, what one of its frames has seen all have.
+    for name, twins in (same_frame or {}).items():
+        for twin in twins:
+            witness = by_group.get(groups.get(twin, twin))
+            if witness is not None:
+                by_group.setdefault(groups.get(name, name), witness)
     leaks = []
     for name in scored:
-        twin = next((other for other in (same_frame or {}).get(name, ()) if other in seen), None)
-        witness = name if name in seen else by_group.get(groups.get(name, name), twin)
+        witness = name if name in seen else by_group.get(groups.get(name, name))
         if witness is not None:
             leaks.append(Leak(name, witness, seen[witness]))
     return leaks

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.code_fingerprint import code_of
-from harness.errors import DeclarationError
+from harness.errors import DataError, DeclarationError
+from harness.home import threads
 from harness.plugins import Plugin, load_plugin
 from harness.stages import VERSIONS
 from harness.store import digest
@@ -138,6 +141,8 @@ class _Builder:
             "seed": seed,
             "inputs": {name: list(keys) for name, keys in inputs.items()},
         }
+        if threads() != 1:
+            parts["numerics"] = {"threads": threads()}
         attached = dict(attachments or {})
         if plugin is not None and use is not None:
             parts["plugin"] = {"name": plugin.name, "version": plugin.version}
@@ -222,8 +227,9 @@ class _Builder:
             for generator, count in recipe.synthetic
             if generator == name
         ]
-        measured = self.study.fidelity.samples if self.study.fidelity else None
-        return max(counts, default=measured or 200)
+        if self.study.fidelity and self.study.fidelity.samples and not control:
+            counts.append(self.study.fidelity.samples)
+        return max(counts, default=200)
 
     def fit(
         self, part: str, use: GeneratorUse, declared: GeneratorDeclaration, where: str, fold: int, real: int | None
@@ -233,7 +239,8 @@ class _Builder:
         label = f"fit {where if part == 'pairs' else f'{where} {part}'}"
         scope = {"real": real, "order-seed": self.study.dataset.seed}
         inputs = {"dataset": (self.plan.datasets[fold],)}
-        return self.stage("fit", label, scope, inputs, plugin=plugin, use=use, seed=declared.seed)
+        steps = float(getattr(plugin.parameters, "steps", None) or 1)
+        return self.stage("fit", label, scope, inputs, plugin=plugin, use=use, seed=declared.seed, amount=steps)
 
     def _sampled(
         self,
@@ -378,10 +385,10 @@ def _portable(value: Any) -> Any:
         return {key: _portable(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_portable(item) for item in value]
-    if isinstance(value, str) and ("/" in value or "." in value) and len(value) < 1024 and Path(value).is_file():
-        import hashlib
-
-        return {"file-sha256": hashlib.sha256(Path(value).read_bytes()).hexdigest()}
+    if isinstance(value, str) and ("/" in value or "." in value) and len(value) < 1024:
+        path = Path(value).expanduser()
+        if path.is_file():
+            return {"file-sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     return value
 
 
@@ -389,16 +396,36 @@ def build_plan(loaded: LoadedStudy) -> Plan:
     """Plan a study.
 
     Raises:
-        DataError: the dataset is not imported or cannot be split as declared.
-        DeclarationError: a recipe asks for more real pairs than there are, or a generator for more than it is given.
+        DeclarationError: a dataset is not imported or cannot be split as declared, a recipe asks for more real pairs
+            than there are, or a generator for more than it is given.
     """
     from harness.data.datasets import open_dataset
     from harness.data.splits import make_splits
 
     study = loaded.study
     declared = study.dataset
-    dataset = open_dataset(declared.name, **declared.options)
-    splits = make_splits(dataset, declared.split.declaration(), declared.seed, study.protocol)
+    problems: list[str] = []
+    document = loaded.document
+
+    def tried(location: tuple[str | int, ...], make: Callable[[], Any]) -> Any:
+        """Do something with data; a problem becomes one of the declaration, with its place."""
+        try:
+            return make()
+        except DataError as error:
+            place = ".".join(map(str, location))
+            problems.extend(f"{document.origin(location)}: {place}: {problem}" for problem in error.problems)
+        return None
+
+    dataset = tried(("dataset", "name"), lambda: open_dataset(declared.name, **declared.options))
+    for i, on in enumerate(study.evaluate.on):
+        if on not in ROLES:
+            tried(("evaluate", "on", i), partial(open_dataset, on))
+    splits = dataset and tried(
+        ("dataset", "split"),
+        lambda: make_splits(dataset, declared.split.declaration(), declared.seed, study.protocol),
+    )
+    if problems:
+        raise DeclarationError(problems)
     plan = Plan(loaded, dataset, splits, expand_recipes(study), _segmenter_labels(loaded))
     _check_counts(plan)
     builder = _Builder(plan)
@@ -418,6 +445,11 @@ def build_plan(loaded: LoadedStudy) -> Plan:
                 builder.pool(name, declared_generator, fold, None, control=False)
     plan.notes += [note for split in splits for note in split.notes]
     plan.notes += _notes_on_generators(plan)
+    if plan.pools and len(study.seeds) > 1:
+        plan.notes.append(
+            "All training seeds share one fit of each generator, one pool of its images and one choice of real images: "
+            "intervals cover segmenter training and scored images, not the luck of a generator's fit."
+        )
     plan.notes = list(dict.fromkeys(plan.notes))
     return plan
 
@@ -447,7 +479,7 @@ def _segmenter_labels(loaded: LoadedStudy) -> list[str]:
 def _check_counts(plan: Plan) -> None:
     """Refuse recipes and generators that ask for more real pairs than the fit role has."""
     available = min(len(split.ids("fit")) for split in plan.splits)
-    document, problems = plan.loaded.document, []
+    document, problems = plan.loaded.document, list[str]()
     for i, entry in enumerate(plan.loaded.study.train):
         for real in entry.real:
             if real != "all" and real > available:
@@ -472,6 +504,8 @@ def _notes_on_generators(plan: Plan) -> Iterator[str]:
     """Say where a generator has seen more real pairs than the recipe it is used in."""
     for pool in plan.pools:
         if pool.control or pool.fold:
+            continue
+        if plan.loaded.study.generators[pool.generator].sees == "recipe":
             continue
         available = len(plan.splits[0].ids("fit"))
         seen = available if pool.real is None else pool.real

@@ -6,9 +6,11 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from harness.executors import Executor
+from harness.home import home
 from harness.plan import Plan, Stage
 from harness.store import Result, Store
 
@@ -82,8 +84,18 @@ def specification(stage: Stage, plan: Plan, store: Store) -> dict[str, Any]:
         "work": stage.work,
         "amount": stage.amount,
         "store": str(store.root),
+        "home": str(home()),
         "device": "auto",
     }
+
+
+def _memory_kills() -> int:
+    """Return how many processes the system has killed for want of memory since it started; 0 where it does not say."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
 class _Run:
@@ -100,6 +112,7 @@ class _Run:
         self.running: set[str] = set()
         self.began = time.time()
         self._alive_at = 0.0
+        self._memory_kills = _memory_kills()
 
     def prepare(self, keys: list[str], accept_code: bool) -> None:
         """Sort the stages into those that are stored and those that are left."""
@@ -182,15 +195,17 @@ class _Run:
 
     def _killed(self, stage: Stage, code: int) -> dict[str, Any]:
         """Describe a process that ended without a word."""
+        status = "failed"
         if code < 0:
-            name = signal.Signals(-code).name
-            hint = "; if nobody did that, the machine ran out of memory" if name == "SIGKILL" else ""
-            reason = f"its process was killed by {name}{hint}"
+            known = {number.value: number.name for number in signal.Signals}
+            reason = f"its process was killed by {known.get(-code, f'signal {-code}')}"
+            if -code == signal.SIGKILL and _memory_kills() > self._memory_kills:
+                status, reason = "out-of-memory", f"{reason}, because the machine ran out of memory"
         else:
             log = self.store.root / "specs" / f"{stage.key}.log"
             lines = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
             reason = f"its process ended with exit code {code} and no result{': ' + lines[-1] if lines else ''}"
-        failure = {"label": stage.label, "kind": stage.kind, "status": "failed", "time": time.time(), "reason": reason}
+        failure = {"label": stage.label, "kind": stage.kind, "status": status, "time": time.time(), "reason": reason}
         self.store.record_failure(stage.key, failure)
         return failure
 

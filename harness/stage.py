@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError, LeakError, OutOfMemory
+from harness.home import threads
 from harness.store import Store, write_json
 
 #: Kinds that take up saved state; others start from an empty folder.
@@ -100,11 +101,15 @@ def run_stage(spec: dict[str, Any], on_progress: Any = None) -> bool:
     """
     store = Store(Path(spec["store"]))
     folder = store.work_folder(spec["key"])
-    if spec["kind"] not in RESUMABLE:
-        shutil.rmtree(folder, ignore_errors=True)
     started = time.time()
     try:
-        _compute(spec, store, folder, started, on_progress)
+        # One process at a time in a work folder, even while an orphan of a killed harness is still dying.
+        with store.working_on(spec["key"]):
+            if store.find(spec["kind"], spec["key"]) is not None:
+                return True
+            if spec["kind"] not in RESUMABLE:
+                shutil.rmtree(folder, ignore_errors=True)
+            _compute(spec, store, folder, started, on_progress)
     except Exception as error:
         reason = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
         trace = "" if isinstance(error, HarnessError) else traceback.format_exc()
@@ -115,9 +120,12 @@ def run_stage(spec: dict[str, Any], on_progress: Any = None) -> bool:
 
 
 def _compute(spec: dict[str, Any], store: Store, folder: Path, started: float, on_progress: Any) -> None:
+    import torch
+
     from harness.fitting import LocalFitContext
     from harness.stages.running import RunningStage
 
+    torch.set_num_threads(threads())
     device = choose_device(spec.get("device", "auto"))
     save_every = float(os.environ.get("HARNESS_SAVE_EVERY_S", "30"))
     context = LocalFitContext(
@@ -130,8 +138,10 @@ def _compute(spec: dict[str, Any], store: Store, folder: Path, started: float, o
     record = {name: spec[name] for name in ("kind", "label", "key", "identity", "parts", "inputs", "attachments")}
     record |= {"values": values, "notes": context.notes(), "seconds": seconds, "finished": time.time()}
     record |= environment(device)
-    (folder / "state.pt").unlink(missing_ok=True)
-    store.commit(spec["kind"], spec["key"], record)
+    committed = store.commit(spec["kind"], spec["key"], record)
+    # Only now: a kill before the commit must find the state that it takes up.
+    for state in (committed.folder / "state.pt", *committed.folder.glob(".state.pt.*")):
+        state.unlink(missing_ok=True)
     store.record_duration(spec["kind"], spec["work"], spec["amount"], seconds)
 
 
@@ -142,10 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("usage: python -m harness.stage SPEC.json", file=sys.stderr)
         return 2
     spec = json.loads(Path(arguments[0]).read_text())
-    if spec.get("threads"):
-        import torch
-
-        torch.set_num_threads(int(spec["threads"]))
+    os.environ.setdefault("HARNESS_HOME", spec["home"])
     progress_file = Path(spec["store"]) / "progress" / f"{spec['key']}.json"
 
     def report(done: int, total: int, unit: str) -> None:

@@ -4,11 +4,13 @@ Layout below ``.harness/store``::
 
     results/<kind>/<key>/   result.json and the stage's files; put in place by one rename
     work/<key>/             a stage in progress: its files, saved training state, log; becomes the result
+    locks/<key>             held by the process that writes in that work folder
     claims/<key>.json       who works on a stage now; taken over when its owner has died
     failures/<key>.json     why the last try had no result; never read as a result
     identities/<identity>   key of a result by everything but code (``--accept-code``)
     accepted/<key>          a key that ``--accept-code`` lets stand for another
-    plans/<name>.json       the stages of the last plan of each study (``harness store explain``)
+    plans/<name>.json       the stages of the last run of each study (what ``harness store gc`` keeps)
+    planned/<name>.json     the stages of its last plan (``harness store explain``)
     durations.jsonl         how long stages took, for estimates
 """
 
@@ -137,20 +139,21 @@ class Store:
     def commit(self, kind: str, key: str, record: dict[str, Any]) -> Result:
         """Make the work folder of ``key`` its result, by one rename; a result that was there first stands."""
         work = self.work_folder(key)
-        for leftover in (work / "state", work / "spec.json"):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
-        (work / "result.json").write_text(json.dumps(record, indent=1, sort_keys=True))
+        with (work / "result.json").open("w") as file:
+            file.write(json.dumps(record, indent=1, sort_keys=True))
+            file.flush()
+            os.fsync(file.fileno())
         target = self.result_folder(kind, key)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             work.rename(target)
         except OSError:
-            if not (target / "result.json").is_file():
-                raise
-            shutil.rmtree(work, ignore_errors=True)
+            if _read_json(target / "result.json") is None:
+                # A result torn by a power loss: the new one takes its place.
+                shutil.rmtree(target, ignore_errors=True)
+                work.rename(target)
+            else:
+                shutil.rmtree(work, ignore_errors=True)
         if record.get("identity"):
             _write_text(self.root / "identities" / record["identity"], key)
         (self.root / "failures" / f"{key}.json").unlink(missing_ok=True)
@@ -170,6 +173,15 @@ class Store:
     def work_folder(self, key: str) -> Path:
         """Return where a stage in progress keeps its files."""
         return self.root / "work" / key
+
+    @contextlib.contextmanager
+    def working_on(self, key: str) -> Iterator[None]:
+        """Hold the right to write in a stage's work folder; the system gives it back when the process dies."""
+        folder = self.root / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / key).open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     # claims
 

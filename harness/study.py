@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from harness.errors import nearest
 
 ROLES = ("fit", "select", "report")
-CONTROLS = ("real-repeated", "resample", "copy-paste")
+Control = Literal["real-repeated", "resample", "copy-paste"]
+CONTROLS: tuple[Control, ...] = ("real-repeated", "resample", "copy-paste")
 SEGMENTATION_METRICS = ("iou", "f1", "accuracy", "precision", "recall", "dice-loss")
 
 
@@ -19,6 +21,13 @@ class Section(BaseModel):
     """Base of every part of a declaration: unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _distinct(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    twice = [item for i, item in enumerate(value) if item in value[:i]]
+    if twice:
+        raise ValueError(f"{twice[0]!r} stands twice")
+    return value
 
 
 class Holdout(Section):
@@ -107,7 +116,7 @@ class GeneratorUse(PluginUse):
 class SegmenterUse(PluginUse):
     """A segmenter plugin; ``name`` tells two of one architecture apart."""
 
-    name: str | None = None
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")
 
 
 class GeneratorDeclaration(Section):
@@ -181,7 +190,7 @@ class Budget(Section):
 class Controls(Section):
     """Control arms that bring no new information, and at which synthetic counts they run."""
 
-    arms: tuple[Literal["real-repeated", "resample", "copy-paste"], ...] = CONTROLS  # type: ignore[assignment]
+    arms: Annotated[tuple[Control, ...], AfterValidator(_distinct)] = CONTROLS
     at: Literal["largest", "each"] = "largest"
 
 
@@ -222,7 +231,7 @@ class Compare(Section):
 class Evaluate(Section):
     """What is scored, and what an empty denominator counts."""
 
-    on: tuple[str, ...] = ("report",)
+    on: Annotated[tuple[str, ...], AfterValidator(_distinct)] = ("report",)
     zero_division: Literal[0, 1, "nan"] = Field(1, description="score of an image when a metric divides by zero")
 
 
@@ -251,18 +260,26 @@ def _seed_list(value: Any) -> Any:
     return value
 
 
+def _speakable(names: dict[str, Any]) -> dict[str, Any]:
+    """Refuse names that labels and ``--only`` could not tell apart from their own syntax."""
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name) or name == "real":
+            raise ValueError(f"{name!r} cannot be a name: use letters, digits, '-', '_', '.' and '+', and not 'real'")
+    return names
+
+
 class Study(Section):
     """A whole declaration."""
 
     title: str = ""
     dataset: DatasetDeclaration
-    generators: dict[str, GeneratorDeclaration] = Field(default_factory=dict)
+    generators: Annotated[dict[str, GeneratorDeclaration], AfterValidator(_speakable)] = Field(default_factory=dict)
     segmenters: tuple[SegmenterUse, ...] = ()
     train: tuple[TrainingSets, ...] = ()
     budget: Budget = Budget(steps=4000)
     controls: Annotated[Controls, BeforeValidator(_control_list)] = Controls()
     protocol: Literal["clean", "published"] = "clean"
-    seeds: Annotated[tuple[Count, ...], BeforeValidator(_seed_list)] = (0, 1, 2)
+    seeds: Annotated[tuple[Count, ...], BeforeValidator(_seed_list), AfterValidator(_distinct)] = (0, 1, 2)
     compare: Compare = Compare()
     evaluate: Evaluate = Evaluate()
     fidelity: Fidelity | None = None

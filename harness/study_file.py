@@ -180,6 +180,11 @@ def check_plugins(document: Document) -> list[str]:
     for kind, location, use in _plugin_uses(document.value):
         if not isinstance(use, dict) or not isinstance(use.get("plugin"), str):
             continue
+        unnamed = [key for key in use if not isinstance(key, str)]
+        if unnamed:
+            named = f"{document.origin((*location, unnamed[0]))}: {'.'.join(map(str, location))}"
+            problems.append(f"{named}: {unnamed[0]!r} is not a parameter's name")
+            continue
         try:
             found = load_plugin(kind, use["plugin"])
         except HarnessError as error:

@@ -111,6 +111,17 @@ class Tiny(Segmenter):
                 images, masks = batch
                 if parameters.crash == "exit":
                     os._exit(7)
+                self.count = getattr(self, "count", 0) + 1
+                if os.environ.get("TINY_LOG"):
+                    with open(os.environ["TINY_LOG"], "a") as log:
+                        log.write(".")
+                if self.count == int(os.environ.get("TINY_DIES_AT") or -1):
+                    os._exit(9)
+                if parameters.crash == "sleep":
+                    import time
+
+                    with open(os.path.join(os.environ["HARNESS_HOME"], "sleeping"), "w"):
+                        time.sleep(120)
                 if parameters.crash == "memory":
                     raise torch.OutOfMemoryError("asked for too much")
                 return torch.nn.functional.binary_cross_entropy_with_logits(self(images), masks)

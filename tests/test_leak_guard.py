@@ -29,6 +29,14 @@ def test_the_same_frame_in_another_dataset_leaks_when_it_was_seen() -> None:
     assert [(leak.scored, leak.seen) for leak in leaks] == [("o/a", "d/a")]
 
 
+def test_groups_reach_across_datasets_through_a_frame_that_is_in_both() -> None:
+    # o/a is the same frame as d/b, which was not used; but d/c of its group was.
+    assert [leak.seen for leak in find_leaks({"d/c": "trained"}, ["o/a"], GROUPS, {"o/a": ["d/b"]})] == ["d/c"]
+    # o/e is of the same patient as o/a, which is the same frame as d/a, which was used.
+    groups = {**GROUPS, "o/a": "o/p", "o/e": "o/p"}
+    assert [leak.seen for leak in find_leaks({"d/a": "trained"}, ["o/e"], groups, {"o/a": ["d/a"]})] == ["d/a"]
+
+
 @given(
     st.dictionaries(st.sampled_from("abcdef"), st.sampled_from("xyz")),
     st.sets(st.sampled_from("abcdef")),

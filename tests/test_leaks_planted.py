@@ -1,8 +1,8 @@
 """Leaks of several kinds, planted in stored results, that the guard must find when a segmenter is about to be scored.
 
 The engine does not make such results by itself, so each test tampers with one: a generator fitted on a scored image,
-one whose checkpoint was selected on one, a refiner that saw one, a near-duplicate across roles, and a segmenter selected on
-what it is scored on.
+one whose checkpoint was selected on one, a refiner that saw one, a near-duplicate across roles, and a segmenter
+selected on what it is scored on.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -13,6 +14,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+
+from harness.plan import build_plan
+from harness.study_file import load_study
 
 
 def rows(study: Any) -> pd.DataFrame:
@@ -112,28 +116,27 @@ def test_a_leak_is_refused_under_the_clean_protocol_and_marked_under_the_publish
 
 PLANTED = '''
 from harness.plugins import Checkpoint
-import {module} as base
+from {module} import Painter
 
-class Thief(base.Painter):
-    """Paints well, because it has looked at all images on disk."""
+class Thief(Painter):
+    """Has looked at an image that it was not given, and says so."""
     name = "thief"
     def fit(self, pairs, context):
         for checkpoint in super().fit(pairs, context):
-            yield Checkpoint(checkpoint.step, checkpoint.folder, pairs.seen() | {{"twelve/frame00"}})
+            yield Checkpoint(checkpoint.step, checkpoint.folder, pairs.seen() | {{"{stolen}"}})
 '''
 
 
 def test_a_generator_that_says_it_saw_more_than_it_was_given_is_stopped(temp_study: Any, monkeypatch: Any) -> None:
+    stolen = f"twelve/{build_plan(load_study('twelve')).splits[0].ids('report')[0]}"
+    name = f"painters_{os.getpid()}"
     monkeypatch.syspath_prepend(str(temp_study.project))
-    (temp_study.project / "thief.py").write_text(PLANTED.format(module="plugins"))
-    sys.modules.pop("plugins", None)
-    answer = temp_study.run("--set", f"generators.paint.pairs.plugin={temp_study.project / 'thief.py'}:Thief")
-    sys.modules.pop("plugins", None)
-    if "frame00" in answer.err:
-        assert answer.code == 1
-        assert "which the fit was not given" in answer.err
-    else:  # frame00 is one of the fit images of this split
-        assert answer.code == 0
+    (temp_study.project / f"{name}.py").write_text(temp_study.plugins.read_text())
+    (temp_study.project / "thief.py").write_text(PLANTED.format(module=name, stolen=stolen))
+    thief = f"generators.paint.pairs.plugin={temp_study.project / 'thief.py'}:Thief"
+    answer = temp_study.run("--set", thief)
+    assert answer.code == 1
+    assert f"has seen '{stolen}', which the fit was not given" in answer.err
 
 
 @pytest.mark.parametrize(("crash", "said"), [("exit", "exit code 7"), ("memory", "out-of-memory")])
@@ -193,16 +196,38 @@ def test_two_processes_on_one_study_share_the_work(temp_study: Any) -> None:
 
 
 def test_orphaned_stages_end_with_their_harness(temp_study: Any) -> None:
-    process = start_command("--jobs", "1")
-    assert process.stderr is not None
-    process.stderr.readline()
-    time.sleep(0.3)
+    process = start_command("--jobs", "1", "--profile", "short", "--set", "segmenters.0.crash=sleep")
+    deadline = time.monotonic() + 60
+    sleeping = temp_study.project / ".harness" / "sleeping"
+    while time.monotonic() < deadline and not sleeping.exists():
+        time.sleep(0.1)
+    assert _stages_of(temp_study.project)
     process.send_signal(signal.SIGKILL)
     process.wait()
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and _stages_of(temp_study.project):
-        time.sleep(0.2)
+        time.sleep(0.1)
     assert not _stages_of(temp_study.project)
+
+
+def test_a_training_killed_in_the_middle_is_taken_up_where_it_was(temp_study: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("HARNESS_SAVE_EVERY_S", "0")
+    cell = ("--only", "tiny * real=4 * seed=0", "--set", "budget.steps=40")
+    assert temp_study.run(*cell).code == 0
+    expected = temp_study.results.read_bytes()
+    monkeypatch.setenv("HARNESS_HOME", str(temp_study.project / "again"))
+    temp_study.project.joinpath("again").mkdir()
+    (temp_study.project / "again" / "data").symlink_to(temp_study.project / ".harness" / "data")
+    monkeypatch.setenv("TINY_DIES_AT", "25")
+    assert real_command(temp_study, *cell).returncode == 1
+    state = next((temp_study.project / "again" / "store" / "work").glob("*/state.pt"))
+    monkeypatch.setenv("TINY_DIES_AT", "")
+    monkeypatch.setenv("TINY_LOG", str(temp_study.project / "steps"))
+    done = real_command(temp_study, *cell)
+    assert done.returncode == 0, done.stderr
+    assert not state.exists()
+    assert len((temp_study.project / "steps").read_text()) < 40 - 20
+    assert temp_study.results.read_bytes() == expected
 
 
 def _stages_of(project: Path) -> list[int]:

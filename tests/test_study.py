@@ -62,6 +62,11 @@ def test_every_mistake_is_reported_at_once_with_its_place(tmp_path: Path) -> Non
         (("train:", "seeds: 0\ntrain:"), "at least 1 seed"),
         (("train:", "protocol: dirty\ntrain:"), "'dirty' is not allowed; allowed: clean, published"),
         (("train:", "fidelity: {metrics: [fidd]}\ntrain:"), "no fidelity metric 'fidd'; did you mean 'fid'?"),
+        (("cp: {pairs", "real: {pairs"), "'real' cannot be a name"),
+        (("cp: {pairs", "a=b: {pairs"), "'a=b' cannot be a name"),
+        (("train:", "seeds: [1, 1]\ntrain:"), "1 stands twice"),
+        (("train:", "profiles: {smoke: 5}\ntrain:"), "profiles.smoke: must be a mapping"),
+        (("plugin: copy-paste", "plugin: copy-paste, 1: 2"), "1 is not a parameter's name"),
         (
             ("size: 64", "size: 64, split: {kfold: 3, named: cpd}"),
             "say exactly one of named, kfold, holdout or manifest",

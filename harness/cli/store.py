@@ -48,13 +48,14 @@ def gc(
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without it only say what would go.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Delete results that no study's last plan needs, and work that nobody continues; without --yes only say so."""
+    """Delete results that no study's last run needs, and work that nobody continues; without --yes only say so."""
     from harness.store import Store
 
     store = Store()
     needed: set[str] = set()
     for path in (store.root / "plans").glob("*.json"):
         needed.update(json.loads(path.read_text()))
+    needed.update(path.stem for path in (store.root / "claims").glob("*.json") if store.claimed_by(path.stem))
     doomed = [
         result.folder
         for result in store.results()

@@ -76,9 +76,9 @@ def show(name: Name, profile: Profile = None, settings: Settings = None, as_json
 
 
 def planned_study(
-    name: str, profile: str | None, settings: list[str] | None, accept_code: bool = False
+    name: str, profile: str | None, settings: list[str] | None, accept_code: bool = False, keep: bool = False
 ) -> tuple[Plan, Store]:
-    """Return the plan of a study and the store, and note the plan for ``harness store explain``."""
+    """Return a study's plan and the store; note it for ``store explain``, and, to ``keep`` it, for ``store gc``."""
     from harness.plan import build_plan
     from harness.store import Store, write_json
     from harness.study_file import load_study
@@ -92,7 +92,8 @@ def planned_study(
     stages = {
         stage.key: {"label": stage.label, "kind": stage.kind, "parts": stage.parts} for stage in plan.stages.values()
     }
-    write_json(store.root / "plans" / f"{plan.loaded.folder_name}.json", stages)
+    for folder in ("planned", *(["plans"] if keep else [])):
+        write_json(store.root / folder / f"{plan.loaded.folder_name}.json", stages)
     return plan, store
 
 
@@ -172,7 +173,7 @@ def run(
     from harness.executors import make_executor
     from harness.report.render import render
 
-    planned, store = planned_study(name, profile, settings, accept_code)
+    planned, store = planned_study(name, profile, settings, accept_code, keep=True)
     states = _states(planned, store, only)
     command = command_line(name, profile, settings)
     summary, page = run_shown(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from harness.executors import Executor
@@ -15,8 +16,8 @@ class InProcessExecutor(Executor):
         self._ended: list[tuple[str, int]] = []
 
     def free(self) -> int:
-        """Return 1: a stage runs to its end in :meth:`start`."""
-        return 1
+        """Return 1, or 0 while a stage that has run waits to be collected."""
+        return 0 if self._ended else 1
 
     def start(self, spec: dict[str, Any]) -> None:
         """Run the stage to its end."""
@@ -24,6 +25,8 @@ class InProcessExecutor(Executor):
 
     def ended(self, timeout_s: float) -> list[tuple[str, int]]:
         """Return the stage that has just run."""
+        if not self._ended:
+            time.sleep(timeout_s)
         ended, self._ended = self._ended, []
         return ended
 

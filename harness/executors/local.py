@@ -2,7 +2,7 @@
 
 The processes are forked from a server that has torch imported and no device touched, so that a stage costs
 milliseconds to start and a crash
-is one failed stage. Cores and accelerators are leased out: each job has its share of the cores, and one accelerator.
+is one failed stage. Cores and accelerators are leased out: each job has its threads, and one accelerator.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.executors import Executor
+from harness.home import threads
+
+#: Bytes that a small training takes on the CPU, libraries that its process does not share included.
+_MEMORY_OF_A_STAGE = 1.5 * 2**30
 
 
 def available_cores() -> int:
@@ -35,6 +39,14 @@ def visible_accelerators() -> list[str]:
     return [str(i) for i in range(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))]
 
 
+def _stages_at_once() -> int:
+    """Return how many stages the cores have threads for and the memory has room for."""
+    import psutil
+
+    room = int(psutil.virtual_memory().available // _MEMORY_OF_A_STAGE)
+    return max(1, min(available_cores() // threads(), room))
+
+
 @dataclass
 class _Running:
     process: BaseProcess
@@ -45,14 +57,12 @@ class LocalExecutor(Executor):
     """A process a stage.
 
     Args:
-        jobs: stages at once; by default one an accelerator, or, without any, one for each core up to four.
+        jobs: stages at once; by default one an accelerator, or, without any, as many as cores and memory allow.
     """
 
     def __init__(self, jobs: int | None = None) -> None:
-        cores = available_cores()
         self._accelerators = visible_accelerators()
-        self.jobs = jobs or len(self._accelerators) or min(4, cores)
-        self._threads = max(1, cores // self.jobs)
+        self.jobs = jobs or len(self._accelerators) or _stages_at_once()
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["harness.executors.preload"])
         self._running: dict[str, _Running] = {}
@@ -67,7 +77,7 @@ class LocalExecutor(Executor):
         key = spec["key"]
         leased = [running.accelerator for running in self._running.values()]
         accelerator = min(self._accelerators, key=leased.count) if self._accelerators else None
-        process = self._context.Process(target=_run, args=(spec, self._threads, accelerator), name=spec["label"])
+        process = self._context.Process(target=_run, args=(spec, accelerator), name=spec["label"])
         process.start()
         self._running[key] = _Running(process, accelerator)
         self._stores[key] = Path(spec["store"]) / "progress" / f"{key}.json"
@@ -115,7 +125,7 @@ def _die_with(parent: BaseProcess) -> None:
     os._exit(1)
 
 
-def _run(spec: dict[str, Any], threads: int, accelerator: str | None) -> None:
+def _run(spec: dict[str, Any], accelerator: str | None) -> None:
     """Body of a stage's process: output goes to the stage's log."""
     from harness.stage import main
 
@@ -124,11 +134,10 @@ def _run(spec: dict[str, Any], threads: int, accelerator: str | None) -> None:
         threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     if accelerator is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = accelerator
-    os.environ["OMP_NUM_THREADS"] = str(threads)
     folder = Path(spec["store"]) / "specs"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{spec['key']}.json"
-    path.write_text(json.dumps({**spec, "threads": threads}))
+    path.write_text(json.dumps(spec))
     log = os.open(folder / f"{spec['key']}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)

@@ -1,6 +1,13 @@
 """What stages import, loaded once in the server that their processes are forked from. No device is touched here."""
 
+import os
 import warnings
+
+from harness.home import threads
+
+# Before numpy and torch are loaded: every stage computes with the same number of threads, whatever runs beside it.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_name] = str(threads())
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -196,7 +196,7 @@ def fidelity_table(results: StudyResults) -> Table | None:
     headings = [h for h in dict.fromkeys(named["heading"]) if h]
     body: list[list[Cell]] = []
     notes: list[str] = []
-    for (generator, role), part in named.groupby(["generator", "role"], sort=False, dropna=False):
+    for (generator, real, role), part in named.groupby(["generator", "real", "role"], sort=False, dropna=False):
         valued = part[part["value"].notna()]
         images = [str(round(float(n))) for n in valued["images"].dropna().unique()]
         leaks = [str(v) for v in part["leak"].dropna().unique() if str(v)]
@@ -204,19 +204,28 @@ def fidelity_table(results: StudyResults) -> Table | None:
         cells = []
         for heading in headings:
             values = valued.loc[valued["heading"] == heading, "value"]
-            cells.append(Cell(number(float(values.mean()), 4) if len(values) else "–", mark="†" if leaks else ""))
+            planned = (
+                int((part["metric"] == valued.loc[valued["heading"] == heading, "metric"].iloc[0]).sum())
+                if len(values)
+                else 0
+            )
+            shown = number(float(values.mean()), 4) if len(values) == planned else f"incomplete {len(values)}/{planned}"
+            cells.append(Cell(shown if len(values) else "–", mark="†" if leaks else ""))
         if valued.empty:
             cells = [Cell(str(part["status"].iloc[0])) for _ in headings]
-        body.append([Cell(str(generator)), Cell(str(role)), Cell(", ".join(images) or "–"), *cells])
-    records = rows[["generator", "dataset", "role", "synthetic", "metric", "reduction", "value", "images", "status"]]
+        fitted = "" if real != real or real == "" else str(round(float(str(real))))
+        body.append([Cell(str(generator)), Cell(fitted), Cell(str(role)), Cell(", ".join(images) or "–"), *cells])
+    records = rows[
+        ["generator", "real", "dataset", "role", "synthetic", "metric", "reduction", "value", "images", "status"]
+    ]
     return Table(
         "fidelity",
         "Fidelity of the generators",
         f"Fidelity of synthetic images, the feature network or mode in brackets; {setting(results)}.",
-        ["Generator", "Reference role", "Images", *headings],
+        ["Generator", "Fitted on", "Reference role", "Images", *headings],
         body,
         notes=notes,
-        text_columns=2,
+        text_columns=3,
         records=[{str(k): v for k, v in record.items()} for record in records.to_dict("records")],
     )
 

@@ -6,8 +6,8 @@ VERSIONS: dict[str, int] = {
     "fit": 1,
     "select": 1,
     "sample": 1,
-    "refine": 1,
+    "refine": 2,
     "train": 1,
     "evaluate": 1,
-    "fidelity": 1,
+    "fidelity": 2,
 }

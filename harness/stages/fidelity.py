@@ -10,6 +10,23 @@ from harness.errors import HarnessError
 from harness.stages.running import RunningStage
 
 
+def _memorisation(stage: RunningStage, pool: PairSet) -> dict[str, Any]:
+    """Compare the pool with the real pairs that made it, and those with held-out ones that nothing of it has seen."""
+    from harness.metrics.fidelity import measure
+
+    provenance = json.loads((stage.result("pool").folder / "provenance.json").read_text())
+    fitted = stage.dataset.role("fit")
+    fitted = fitted.select([name for name in fitted.ids if name in set(provenance["fitted"])])
+    seen = frozenset().union(*(frozenset(names) for names in provenance.values()))
+    held_out = None
+    for role in ("select", "report"):
+        pairs = stage.dataset.role(role)
+        unseen = [name for name in pairs.ids if name not in seen]
+        if held_out is None and len(unseen) > 1:
+            held_out = pairs.select(unseen)
+    return measure(["memorisation"], fitted, pool, held_out=held_out, device=stage.device, seed=stage.seed)
+
+
 def run(stage: RunningStage) -> dict[str, Any]:
     """Measure the pool by every metric the study names."""
     from harness.metrics.fidelity import measure
@@ -20,9 +37,11 @@ def run(stage: RunningStage) -> dict[str, Any]:
     reference = stage.dataset.role(stage.parameters["against"])
     if len(reference) < 2:
         raise HarnessError(f"The {stage.parameters['against']} role has fewer than 2 images to measure against.")
-    held_out = next((pairs for role in ("select", "report") if len(pairs := stage.dataset.role(role)) > 1), None)
     names = stage.parameters["metrics"]
-    measured = measure(names, reference, pool, held_out=held_out, device=stage.device, seed=stage.seed)
+    others = [name for name in names if name != "memorisation"]
+    measured = measure(others, reference, pool, held_out=None, device=stage.device, seed=stage.seed)
+    if "memorisation" in names:
+        measured |= _memorisation(stage, pool)
     (stage.folder / "fidelity.json").write_text(json.dumps(measured, indent=1))
     for name in names:
         stage.context.log(0, **{name: float(measured[name][name])})

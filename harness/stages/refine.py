@@ -15,7 +15,7 @@ _CHUNK = 256
 
 
 def run(stage: RunningStage) -> dict[str, Any]:
-    """Refine the pool; the real pair that each is refined towards joins its lineage."""
+    """Refine the pool; the real pairs that the refiner used join the lineage of what it made."""
     refiner = stage.plugin("refiners")
     pool = PairSet.load(stage.result("pool").folder / "pairs")
     real = stage.dataset.first(stage.parameters["real"], stage.parameters["order-seed"])
@@ -23,6 +23,7 @@ def run(stage: RunningStage) -> dict[str, Any]:
     sources = [_source(pool.lineage[i], real, int(seeds[i])) for i in range(len(pool))]
     context = stage.sample_context(real)
     images, masks = [], []
+    used: list[frozenset[str]] = []
     for start in range(0, len(pool), _CHUNK):
         stop = min(len(pool), start + _CHUNK)
         part = pool.take(range(start, stop))
@@ -30,13 +31,16 @@ def run(stage: RunningStage) -> dict[str, Any]:
         check_sample(refiner.name, made, stop - start, real)
         images.append(part.images if made.images is None else made.images)
         masks.append(made.masks)
+        # A refiner that does not name its sources may have used every real pair that it was shown.
+        used += [real.seen()] * (stop - start) if made.sources is None else [frozenset(names) for names in made.sources]
         stage.context.progress(stop, len(pool), "images")
-    lineage = tuple(one | {real.ids[sources[i]]} for i, one in enumerate(pool.lineage))
+    joined = {pair: pair[0] | pair[1] for pair in set(zip(pool.lineage, used, strict=True))}
+    lineage = tuple(joined[pair] for pair in zip(pool.lineage, used, strict=True))
     refined = PairSet(np.concatenate(images), np.concatenate(masks), pool.ids, pool.groups, lineage)
     refined.save(stage.folder / "pairs")
     stage.context.log_images("refined", 0, refined.images[:25])
     provenance = json.loads((stage.result("pool").folder / "provenance.json").read_text())
-    provenance["refined"] = sorted({real.ids[i] for i in sources})
+    provenance["refined"] = sorted(frozenset().union(*set(used)))
     (stage.folder / "provenance.json").write_text(json.dumps(provenance))
     return {"count": len(refined)}
 

@@ -106,6 +106,8 @@ class Mirror:
             elif failure is not None:
                 summary.failures[stage.key] = failure
                 self.failed(stage, failure)
+            else:
+                summary.failures[stage.key] = {"status": "left", "reason": "has not run yet", "label": stage.label}
         return summary
 
     def close(self, summary: Summary | None, timeout_s: float | None = 60.0) -> Mirrored:
