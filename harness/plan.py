@@ -454,6 +454,44 @@ def build_plan(loaded: LoadedStudy) -> Plan:
     return plan
 
 
+def missing_weights(plan: Plan) -> list[str]:
+    """Return a sentence for each network's weights that the study needs and this machine lacks."""
+    from harness.metrics.fidelity import FIDELITY
+
+    study, document = plan.loaded.study, plan.loaded.document
+    needed: dict[str, tuple[str | int, ...]] = {}
+    for i, segmenter in enumerate(study.segmenters):
+        for name in load_plugin("segmenters", segmenter.plugin).create(**segmenter.values()).weights():
+            needed.setdefault(name, ("segmenters", i))
+    for generator, declared in study.generators.items():
+        for part, use in declared.uses():
+            place = ("generators", generator, part)
+            chosen_by = [use.select.by, use.select.then] if use.select else []
+            names = [name for metric in chosen_by if metric for name in FIDELITY[metric].needs_weights]
+            for name in (*load_plugin("generators", use.plugin).create(**use.values()).weights(), *names):
+                needed.setdefault(name, place)
+    for i, metric in enumerate(study.fidelity.metrics if study.fidelity else ()):
+        for name in FIDELITY[metric].needs_weights:
+            needed.setdefault(name, ("fidelity", "metrics", i))
+    return [
+        f"{document.origin(place)}: {'.'.join(map(str, place))}: needs the weights {name}, which are not on this "
+        f"machine; get them with `harness weights fetch {name}` or `harness weights add {name} FILE`"
+        for name, place in needed.items()
+        if not _is_here(name)
+    ]
+
+
+def _is_here(weights: str) -> bool:
+    """Whether weights are on this machine; those that the catalogue does not know are not."""
+    from harness.errors import WeightsError
+    from harness.weights import find
+
+    try:
+        return find(weights) is not None
+    except WeightsError:
+        return False
+
+
 def plan_fit(loaded: LoadedStudy) -> tuple[Plan, str]:
     """Plan a study of one generator up to its fit.
 

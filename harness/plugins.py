@@ -181,6 +181,10 @@ class Plugin(ABC):
         """
         return cls(cls.Parameters(**values))
 
+    def weights(self) -> tuple[str, ...]:
+        """Return the names in ``harness weights`` that this plugin, as declared, cannot work without."""
+        return ()
+
     @classmethod
     def example(cls) -> dict[str, Any]:
         """Return parameter values for a run of a second, which ``harness plugin check`` uses."""
@@ -191,6 +195,10 @@ class Generator(Plugin):
     """Makes synthetic pairs, masks, or images for given masks."""
 
     card: ClassVar[Card] = Card()
+
+    def weights(self) -> tuple[str, ...]:
+        """Return the weights on the card."""
+        return self.card.weights
 
     @abstractmethod
     def fit(self, pairs: PairSet, context: FitContext) -> Iterator[Checkpoint]:

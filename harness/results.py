@@ -39,7 +39,7 @@ COLUMNS: dict[str, str] = {
     "value": "the number; empty when the stage has no result",
     "images": "how many images the number stands on",
     "status": "done, failed, out-of-memory, refused (leak guard), skipped (an input failed) or left (not run yet)",
-    "leak": "empty, or what was seen that should not have been (published protocol only)",
+    "leak": "empty, or what was seen (published protocol, or scores of the fit and select roles)",
     "stage": "store key of the stage that measured it",
 }
 

@@ -34,7 +34,7 @@ class Holdout(Section):
     """Fractions of the images (whole groups) that are held out."""
 
     report: float = Field(0.3, gt=0, lt=1)
-    select: float = Field(0.1, ge=0, lt=1)
+    select: float = Field(0.1, gt=0, lt=1)
 
 
 class Split(Section):
@@ -253,6 +253,8 @@ class ReportDeclaration(Section):
 
 
 def _seed_list(value: Any) -> Any:
+    if value == []:
+        raise ValueError("at least 1 seed is needed")
     if isinstance(value, int) and not isinstance(value, bool):
         if value < 1:
             raise ValueError(f"at least 1 seed is needed, got {value}")

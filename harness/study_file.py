@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import types
 import typing
 from collections.abc import Iterator
@@ -96,11 +97,16 @@ def load_study(name: str, profile: str | None = None, settings: tuple[str, ...] 
     try:
         study = Study.model_validate(document.value)
     except ValidationError as error:
-        raise DeclarationError(sorted({*describe_errors(error, document), *problems})) from error
+        raise DeclarationError(_in_order([*describe_errors(error, document), *problems])) from error
     problems += check_study(study, document)
     if problems:
-        raise DeclarationError(list(dict.fromkeys(problems)))
+        raise DeclarationError(_in_order(problems))
     return LoadedStudy(path.stem, profile or "", study, document)
+
+
+def _in_order(problems: list[str]) -> list[str]:
+    """Return problems once each, by file, line and column."""
+    return sorted(set(problems), key=lambda text: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", text)])
 
 
 def _model_at(model: Any, location: Location) -> type[BaseModel] | None:

@@ -287,6 +287,12 @@ class SMP(Segmenter):
         pretrained = encoder_weights(self.parameters.encoder, None if chosen == "imagenet" else chosen)
         return SMPModule(self.parameters, steps, pretrained)
 
+    def weights(self) -> tuple[str, ...]:
+        """Return the encoder's ImageNet weights, when it starts from them."""
+        from harness.weights_catalogue import name_for_encoder
+
+        return (name_for_encoder(self.parameters.encoder),) if self.parameters.encoder_weights == "imagenet" else ()
+
     @classmethod
     def example(cls) -> dict[str, Any]:
         """Return a small network with random weights."""

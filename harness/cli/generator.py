@@ -81,7 +81,8 @@ def fit(
     store = Store()
     # A plan on record keeps the result from being collected as garbage.
     stages = {s.key: {"label": s.label, "kind": s.kind, "parts": s.parts} for s in plan.stages.values()}
-    write_json(store.root / "plans" / f"{loaded.name}-{key[:12]}.json", stages)
+    for folder in ("plans", "planned"):
+        write_json(store.root / folder / f"{loaded.name}-{key[:12]}.json", stages)
     summary, _ = run_shown(plan, store, runner, stages=len(plan.stages), track=track)
     result = store.find("fit", key)
     if result is None:

@@ -133,6 +133,7 @@ def plan(
     """Show the stages, which are stored already, and how long the rest should take. Runs nothing."""
     from harness.estimate import estimate_seconds, in_words
     from harness.executors import make_executor
+    from harness.plan import missing_weights
 
     running = make_executor(executor, jobs)
     at_once = running.free()
@@ -150,7 +151,7 @@ def plan(
     guess = in_words(seconds) + (f", and {unknown} stages that never ran here" if unknown else "")
     guess = guess if left else "nothing to do"
     print(f"{len(states)} stages, {len(states) - len(left)} stored, {len(left)} to run: {guess}")
-    for note in planned.notes:
+    for note in [*planned.notes, *missing_weights(planned)]:
         print(f"note: {note}")
 
 
@@ -170,10 +171,15 @@ def run(
     """Run what has no result yet, then render the report. The same command again resumes."""
     from harness.cli.running import run_shown
     from harness.collect import collect
+    from harness.errors import DeclarationError
     from harness.executors import make_executor
+    from harness.plan import missing_weights
     from harness.report.render import render
 
     planned, store = planned_study(name, profile, settings, accept_code, keep=True)
+    missing = missing_weights(planned)
+    if missing:
+        raise DeclarationError(missing)
     states = _states(planned, store, only)
     command = command_line(name, profile, settings)
     summary, page = run_shown(

@@ -10,10 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.home import project_root
 from harness.report.names import metric_name, number, signed
 from harness.report.table import Cell, Table
 from harness.report.wording import differences_from_paper
+from harness.study_file import study_folders
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,9 +56,12 @@ def simplified(name: str) -> str:
 
 def find_published(name: str) -> Path | None:
     """Return the CSV of published numbers called ``name``, or None."""
-    folder = project_root() / "studies" / "published"
-    path = folder / (name if name.endswith(".csv") else f"{name}.csv")
-    return path if path.is_file() and path.resolve().parent == folder.resolve() else None
+    found = [
+        path
+        for folder in study_folders()
+        if (path := folder / "published" / (name if name.endswith(".csv") else f"{name}.csv")).is_file()
+    ]
+    return found[0] if found and "/" not in name else None
 
 
 def _segmentation(rows: pd.DataFrame, reduction: str) -> pd.DataFrame:
@@ -77,6 +80,9 @@ def _pick_ratio(record: dict[str, str], every_real: int) -> Callable[[pd.DataFra
 
     def pick(rows: pd.DataFrame) -> pd.DataFrame:
         own = _segmentation(rows, record["reduction"])
+        # The paper's synthetic images come from its diffusion pipeline; another generator's are no match.
+        theirs = own["generator"].fillna("").map(lambda name: "diffusion" in simplified(str(name)))
+        own = own[theirs | (own["synthetic"].fillna(0) == 0)]
         counted = own["real"] == real
         if real == every_real:
             counted = counted | own["recipe"].fillna("").str.startswith("real=all")

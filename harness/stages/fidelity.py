@@ -45,4 +45,6 @@ def run(stage: RunningStage) -> dict[str, Any]:
     (stage.folder / "fidelity.json").write_text(json.dumps(measured, indent=1))
     for name in names:
         stage.context.log(0, **{name: float(measured[name][name])})
+        if measured[name].get("notes"):
+            stage.context.note(f"{stage.spec['label'].removeprefix('measure ')}, {name}: {measured[name]['notes']}")
     return {"measured": measured}
