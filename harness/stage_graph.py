@@ -1,0 +1,390 @@
+"""The DAG of a study: stages with content keys, what they are for, and the builder that adds them one by one."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.code_fingerprint import code_of
+from harness.home import threads
+from harness.plugins import Plugin, load_plugin
+from harness.stages import VERSIONS
+from harness.store import digest
+from harness.study import ROLES, GeneratorDeclaration, GeneratorUse, PluginUse, Recipe, SegmenterUse
+from harness.study_file import LoadedStudy
+
+if TYPE_CHECKING:
+    from harness.data.datasets import Dataset
+    from harness.data.splits import Role, Split
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One unit of work.
+
+    Attributes:
+        kind: ``dataset``, ``fit``, ``select``, ``sample``, ``refine``, ``train``, ``evaluate`` or ``fidelity``.
+        label: readable and unique within a plan.
+        key: SHA-256 of ``parts``.
+        identity: the same without code, of this stage and of everything before it (``--accept-code``).
+        parts: everything that the result depends on.
+        inputs: keys of the stages whose results it reads, by name.
+        attachments: what the stage needs to run and the key already covers by a digest (a manifest, where a plugin is).
+        work: what ``amount`` counts, for estimates: stages with equal ``work`` take time in proportion to ``amount``.
+        amount: how much of it.
+    """
+
+    kind: str
+    label: str
+    key: str
+    identity: str
+    parts: dict[str, Any]
+    inputs: dict[str, tuple[str, ...]]
+    attachments: dict[str, Any]
+    work: str
+    amount: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One trained segmenter and one of its scores: what the results table has rows for."""
+
+    segmenter: str
+    recipe: Recipe
+    seed: int
+    fold: int
+    dataset: str
+    role: str
+    train: str
+    evaluate: str
+
+    @property
+    def label(self) -> str:
+        """Segmenter and recipe, as ``--only`` takes them."""
+        return f"{self.segmenter} * {self.recipe.label}"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """One generator's pairs: the stage that holds them and those on the way to it."""
+
+    generator: str
+    plugin: str
+    fold: int
+    real: int | None
+    key: str
+    count: int
+    selections: tuple[tuple[str, str], ...]
+    fidelity: str
+    control: bool
+
+
+@dataclass
+class Plan:
+    """The stages of a study in an order that respects their inputs, and what they are for."""
+
+    loaded: LoadedStudy
+    dataset: Dataset
+    splits: list[Split]
+    recipes: list[Recipe]
+    segmenters: list[str]
+    stages: dict[str, Stage] = field(default_factory=dict)
+    cells: list[Cell] = field(default_factory=list)
+    pools: list[Pool] = field(default_factory=list)
+    datasets: dict[int, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def needed(self, keys: list[str]) -> list[str]:
+        """Return ``keys`` and everything they depend on, in plan order."""
+        wanted: set[str] = set()
+        waiting = list(keys)
+        while waiting:
+            key = waiting.pop()
+            if key not in wanted:
+                wanted.add(key)
+                waiting += [k for group in self.stages[key].inputs.values() for k in group]
+        return [key for key in self.stages if key in wanted]
+
+
+class PlanBuilder:
+    """Adds stages to a plan; equal stages become one."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.study = plan.loaded.study
+        self.pools: dict[tuple[str, bool, int, int | None], Pool] = {}
+
+    def stage(
+        self,
+        kind: str,
+        label: str,
+        parameters: dict[str, Any],
+        inputs: Mapping[str, tuple[str, ...]],
+        *,
+        plugin: Plugin | None = None,
+        use: PluginUse | None = None,
+        seed: int = 0,
+        attachments: dict[str, Any] | None = None,
+        amount: float = 1.0,
+    ) -> str:
+        """Add a stage and return its key."""
+        parts: dict[str, Any] = {
+            "kind": kind,
+            "version": VERSIONS[kind],
+            "parameters": parameters,
+            "seed": seed,
+            "inputs": {name: list(keys) for name, keys in inputs.items()},
+        }
+        if threads() != 1:
+            parts["numerics"] = {"threads": threads()}
+        attached = dict(attachments or {})
+        if plugin is not None and use is not None:
+            parts["plugin"] = {"name": plugin.name, "version": plugin.version}
+            parts["plugin-parameters"] = _portable(plugin.parameters.model_dump(mode="json"))
+            parts["code"] = code_of(type(plugin))
+            attached["target"] = _absolute(use.plugin)
+            attached["plugin-parameters"] = plugin.parameters.model_dump(mode="json")
+        key = digest(parts)
+        if key not in self.plan.stages:
+            stages = self.plan.stages
+            without_code = {name: value for name, value in parts.items() if name != "code"}
+            without_code["inputs"] = {n: [stages[k].identity for k in keys] for n, keys in inputs.items()}
+            work = f"{kind} {plugin.name if plugin else ''} {self.study.dataset.size}px"
+            if kind in ("train", "evaluate"):
+                work += f" {label.split(' * ')[0].split()[-1]}"
+            if any(other.label == label for other in stages.values()):
+                label = f"{label} [{key[:8]}]"
+            stages[key] = Stage(kind, label, key, digest(without_code), parts, dict(inputs), attached, work, amount)
+        return key
+
+    def dataset(self, source: Dataset, split: Split, label: str, options: dict[str, Any]) -> str:
+        """Add the stage that decodes a dataset and holds its split."""
+        from harness.data import decoding, phantom
+
+        declared = self.study.dataset
+        pixels = [decoding.VERSION, *([phantom.VERSION] if source.name == "phantom" else [])]
+        return self.stage(
+            "dataset",
+            label,
+            {
+                "source": source.name,
+                "fingerprint": source.fingerprint,
+                "size": declared.size,
+                "geometry": declared.geometry,
+                "split": split.digest,
+                "pixels": pixels,
+            },
+            {},
+            attachments={"split": split.to_json(), "options": options},
+            amount=len(source.entries),
+        )
+
+    # generators
+
+    def pool(self, name: str, declared: GeneratorDeclaration, fold: int, real: int | None, control: bool) -> Pool:
+        """Add the stages of one generator, fitted on so many real pairs (None: all), and return its pool."""
+        seen = (
+            real if control or declared.sees == "recipe" else (None if declared.sees == "all" else int(declared.sees))
+        )
+        if (name, control, fold, seen) in self.pools:
+            return self.pools[name, control, fold, seen]
+        count = self._largest_count(name, seen if control or declared.sees == "recipe" else None, control)
+        shown = f"control:{name}" if control else name
+        where = f"{shown}{'' if seen is None else f' on {seen} real'}{self._fold_suffix(fold)}"
+        selections: list[tuple[str, str]] = []
+        made: str | None = None
+        for part, use in declared.uses():
+            made, selected = self._sampled(part, use, declared, where, fold, seen, count, made)
+            selections += [(part, selected)] if selected else []
+        assert made is not None
+        for i, refine in enumerate(declared.refine):
+            plugin = load_plugin("refiners", refine.plugin).create(**refine.values())
+            inputs = {"dataset": (self.plan.datasets[fold],), "pool": (made,)}
+            label = f"refine {where} with {plugin.name}{f' ({i + 1})' if i else ''}"
+            parameters = {"real": seen, "order-seed": self.study.dataset.seed}
+            made = self.stage(
+                "refine", label, parameters, inputs, plugin=plugin, use=refine, seed=declared.seed, amount=count
+            )
+        fidelity = "" if control or not self.study.fidelity else self._fidelity(where, fold, made)
+        plugin_names = "+".join(use.plugin for _, use in declared.uses())
+        pool = Pool(shown, plugin_names, fold, seen, made, count, tuple(selections), fidelity, control)
+        self.pools[name, control, fold, seen] = pool
+        self.plan.pools.append(pool)
+        return pool
+
+    def _largest_count(self, name: str, real: int | None, control: bool) -> int:
+        """Return the most pairs that any recipe asks of a pool (smaller ones take its first), or fidelity."""
+        counts = [
+            count
+            for recipe in self.plan.recipes
+            if bool(recipe.control) == control and (real is None or recipe.real == real or recipe.real == 0)
+            for generator, count in recipe.synthetic
+            if generator == name
+        ]
+        if self.study.fidelity and self.study.fidelity.samples and not control:
+            counts.append(self.study.fidelity.samples)
+        return max(counts, default=200)
+
+    def fit(
+        self, part: str, use: GeneratorUse, declared: GeneratorDeclaration, where: str, fold: int, real: int | None
+    ) -> str:
+        """Add the stage that fits one plugin of a generator on so many real pairs."""
+        plugin = load_plugin("generators", use.plugin).create(**use.values())
+        label = f"fit {where if part == 'pairs' else f'{where} {part}'}"
+        scope = {"real": real, "order-seed": self.study.dataset.seed}
+        inputs = {"dataset": (self.plan.datasets[fold],)}
+        steps = float(getattr(plugin.parameters, "steps", None) or 1)
+        return self.stage("fit", label, scope, inputs, plugin=plugin, use=use, seed=declared.seed, amount=steps)
+
+    def _sampled(
+        self,
+        part: str,
+        use: GeneratorUse,
+        declared: GeneratorDeclaration,
+        where: str,
+        fold: int,
+        real: int | None,
+        count: int,
+        masks: str | None,
+    ) -> tuple[str, str]:
+        """Add fit, select and sample of one plugin; return the keys of sample and select (or an empty string)."""
+        plugin = load_plugin("generators", use.plugin).create(**use.values())
+        dataset = (self.plan.datasets[fold],)
+        named = where if part == "pairs" else f"{where} {part}"
+        fit = self.fit(part, use, declared, where, fold, real)
+        conditions = {"masks": (masks,)} if masks else {}
+        selected = ""
+        if use.select:
+            parameters = {**use.select.model_dump(mode="json"), "seed": declared.seed}
+            selected = self.stage(
+                "select",
+                f"select {named}",
+                parameters,
+                {"dataset": dataset, "fit": (fit,), **conditions},
+                plugin=plugin,
+                use=use,
+                seed=declared.seed,
+                amount=use.select.samples,
+            )
+        inputs = {"dataset": dataset, "fit": (fit,), **({"select": (selected,)} if selected else {}), **conditions}
+        sample = self.stage(
+            "sample",
+            f"sample {named}",
+            {"count": count},
+            inputs,
+            plugin=plugin,
+            use=use,
+            seed=declared.seed,
+            amount=count,
+        )
+        return sample, selected
+
+    def _fidelity(self, where: str, fold: int, pool: str) -> str:
+        declared = self.study.fidelity
+        assert declared is not None
+        inputs = {"dataset": (self.plan.datasets[fold],), "pool": (pool,)}
+        return self.stage("fidelity", f"measure {where}", declared.model_dump(mode="json"), inputs)
+
+    # segmenters
+
+    def cell(self, use: SegmenterUse, recipe: Recipe, seed: int, fold: int) -> None:
+        """Add the training of one segmenter on one recipe, and its scores."""
+        plugin = load_plugin("segmenters", use.plugin).create(**use.values())
+        name = use.name or plugin.label
+        pools = []
+        if recipe.control != "real-repeated":
+            for generator, count in recipe.synthetic:
+                declared = self._declared(generator, recipe)
+                pool = self.pool(generator, declared, fold, recipe.real or None, bool(recipe.control))
+                pools.append((pool.key, count))
+        suffix = f"seed={seed}{self._fold_suffix(fold)}"
+        steps = self._steps(recipe, fold, plugin.batch_size)
+        dataset = (self.plan.datasets[fold],)
+        select_role = "report" if self.study.protocol == "published" else "select"
+        parameters = {
+            "real": recipe.real,
+            "order-seed": self.study.dataset.seed,
+            "synthetic": [count for _, count in pools],
+            "repeat-real": recipe.synthetic_count if recipe.control == "real-repeated" else 0,
+            "steps": steps,
+            "validations": self.study.budget.validations,
+            "select-role": select_role,
+        }
+        train = self.stage(
+            "train",
+            f"train {name} * {recipe.label} * {suffix}",
+            parameters,
+            {"dataset": dataset, "pools": tuple(key for key, _ in pools)},
+            plugin=plugin,
+            use=use,
+            seed=seed,
+            amount=steps,
+        )
+        for on in self.study.evaluate.on:
+            role = on if on in ROLES else "report"
+            scored = dataset if on in ROLES else (self._other_dataset(on),)
+            evaluate = self.stage(
+                "evaluate",
+                f"evaluate {name} * {recipe.label} * {suffix}{'' if on == 'report' else f' * on={on}'}",
+                {
+                    "role": role,
+                    "zero-division": self.study.evaluate.zero_division,
+                    "protocol": self.study.protocol,
+                    "pictures": self.study.report.predictions,
+                },
+                {"dataset": dataset, "scored": scored, "train": (train,)},
+                plugin=plugin,
+                use=use,
+            )
+            where = self.plan.dataset.name if on in ROLES else on
+            self.plan.cells.append(Cell(name, recipe, seed, fold, where, role, train, evaluate))
+
+    def _declared(self, generator: str, recipe: Recipe) -> GeneratorDeclaration:
+        if recipe.control:
+            return GeneratorDeclaration(pairs=GeneratorUse(plugin=recipe.control), sees="recipe")
+        return self.study.generators[generator]
+
+    def _steps(self, recipe: Recipe, fold: int, batch_size: int) -> int:
+        """Return the optimiser steps of a recipe."""
+        if self.study.budget.steps is not None:
+            return self.study.budget.steps
+        assert self.study.budget.epochs is not None
+        available = len(self.plan.splits[fold].ids("fit"))
+        real = available if recipe.real is None else recipe.real
+        return self.study.budget.epochs * math.ceil((real + recipe.synthetic_count) / batch_size)
+
+    def _other_dataset(self, name: str) -> str:
+        """Add a dataset that is only scored on: all of its images are report images."""
+        from harness.data.datasets import open_dataset
+        from harness.data.splits import Split
+
+        other = open_dataset(name)
+        roles: dict[str, Role] = {entry.id: "report" for entry in other.entries}
+        split = Split(other.name, other.fingerprint, "all report", roles, {}, ())
+        return self.dataset(other, split, f"dataset {name}", {})
+
+    def _fold_suffix(self, fold: int) -> str:
+        return f" * fold={fold}" if len(self.plan.splits) > 1 else ""
+
+
+def _absolute(target: str) -> str:
+    """Make the path of ``path/to/file.py:Class`` absolute, so that a stage finds it from anywhere."""
+    where, colon, attribute = target.rpartition(":")
+    return f"{Path(where).resolve()}{colon}{attribute}" if where.endswith(".py") else target
+
+
+def _portable(value: Any) -> Any:
+    """Replace the path of an existing file by the digest of its content: keys hold contents, never paths."""
+    if isinstance(value, dict):
+        return {key: _portable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_portable(item) for item in value]
+    if isinstance(value, str) and ("/" in value or "." in value) and len(value) < 1024:
+        path = Path(value).expanduser()
+        if path.is_file():
+            return {"file-sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return value
