@@ -34,6 +34,8 @@ class Stage:
         parts: everything that the result depends on.
         inputs: keys of the stages whose results it reads, by name.
         attachments: what the stage needs to run and the key already covers by a digest (a manifest, where a plugin is).
+        stream: of a pool, what decides its pairs however many there are; else the key. Recipes depend on it, not on
+            the size of the pool that they take their first pairs from.
         work: what ``amount`` counts, for estimates: stages with equal ``work`` take time in proportion to ``amount``.
         amount: how much of it.
     """
@@ -42,6 +44,7 @@ class Stage:
     label: str
     key: str
     identity: str
+    stream: str
     parts: dict[str, Any]
     inputs: dict[str, tuple[str, ...]]
     attachments: dict[str, Any]
@@ -137,7 +140,7 @@ class PlanBuilder:
             "version": VERSIONS[kind],
             "parameters": parameters,
             "seed": seed,
-            "inputs": {name: list(keys) for name, keys in inputs.items()},
+            "inputs": self._depends_on(inputs, by_stream=kind == "train"),
         }
         if threads() != 1:
             parts["numerics"] = {"threads": threads()}
@@ -158,8 +161,20 @@ class PlanBuilder:
                 work += f" {label.split(' * ')[0].split()[-1]}"
             if any(other.label == label for other in stages.values()):
                 label = f"{label} [{key[:8]}]"
-            stages[key] = Stage(kind, label, key, digest(without_code), parts, dict(inputs), attached, work, amount)
+            stream = self._stream(parts, inputs) if kind in ("sample", "refine") else key
+            identity = digest(without_code)
+            stages[key] = Stage(kind, label, key, identity, stream, parts, dict(inputs), attached, work, amount)
         return key
+
+    def _depends_on(self, inputs: Mapping[str, tuple[str, ...]], by_stream: bool) -> dict[str, list[str]]:
+        """Return what stands in a stage's parts for the stages that it reads."""
+        stages = self.plan.stages
+        return {name: [stages[key].stream if by_stream else key for key in keys] for name, keys in inputs.items()}
+
+    def _stream(self, parts: dict[str, Any], inputs: Mapping[str, tuple[str, ...]]) -> str:
+        """Return the digest of a pool's parts without its size."""
+        parameters = {name: value for name, value in parts["parameters"].items() if name != "count"}
+        return digest({**parts, "parameters": parameters, "inputs": self._depends_on(inputs, by_stream=True)})
 
     def dataset(self, source: Dataset, split: Split, label: str, options: dict[str, Any]) -> str:
         """Add the stage that decodes a dataset and holds its split."""
@@ -334,11 +349,11 @@ class PlanBuilder:
                     "role": role,
                     "zero-division": self.study.evaluate.zero_division,
                     "protocol": self.study.protocol,
-                    "pictures": self.study.report.predictions,
                 },
                 {"dataset": dataset, "scored": scored, "train": (train,)},
                 plugin=plugin,
                 use=use,
+                attachments={"pictures": self.study.report.predictions},
             )
             where = self.plan.dataset.name if on in ROLES else on
             self.plan.cells.append(Cell(name, recipe, seed, fold, where, role, train, evaluate))

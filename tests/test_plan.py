@@ -28,6 +28,7 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
     [
         ("title=other", set()),
         ("report.tables=[scores]", set()),
+        ("report.predictions=4", set()),
         ("seeds=3", set()),
         ("compare.metric=f1-micro", set()),
         ("fidelity.metrics=[sim]", {"measure"}),
@@ -87,6 +88,14 @@ def test_recipes_share_one_pool_and_take_its_first_pairs(temp_study: Any) -> Non
     assert [(pool.count, pool.real) for pool in pools] == [(8, None)]
     parameters = {s.label: s.parts["parameters"] for s in plan.stages.values() if s.kind == "train"}
     assert parameters["train tiny * real=4,paint=4 * seed=0"]["synthetic"] == [4]
+
+
+def test_a_larger_pool_leaves_the_trainings_on_its_first_pairs_alone(temp_study: Any) -> None:
+    before, after = keys(), keys("train.1.synthetic.paint=[4, 8, 12]")
+    assert before["sample paint"] != after["sample paint"]
+    for label in before:
+        if label.startswith(("train", "evaluate")) and "control" not in label:
+            assert before[label] == after[label]
 
 
 def test_a_generator_fitted_on_the_recipe_sees_no_more_than_it(temp_study: Any) -> None:

@@ -62,7 +62,7 @@ def _log_pictures(stage: RunningStage, scored: Any, predicted: Any) -> None:
     """Log predictions over ground truth on the first few images."""
     from harness.evaluation import overlay
 
-    few = slice(0, stage.parameters["pictures"])
-    if stage.parameters["pictures"]:
+    few = slice(0, stage.spec["attachments"]["pictures"])
+    if stage.spec["attachments"]["pictures"]:
         pictures = overlay(np.asarray(scored.images[few]), np.asarray(scored.masks[few]), predicted[few])
         stage.context.log_images("predictions", 0, pictures)
