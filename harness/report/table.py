@@ -106,6 +106,19 @@ class Table:
         notes = "".join(f"\n{note}\n" for note in self.notes)
         return f"**{self.title}.** {self.caption}\n\n{body}\n{notes}"
 
+    def _latex_size(self) -> tuple[str, str]:
+        """Return the type size and column gap at which the widest rows fit between margins of two centimetres."""
+        widths = [
+            max(len(cell) for cell in column)
+            for column in zip(self.columns, *([cell.markdown() for cell in row] for row in self.rows), strict=True)
+        ]
+        characters = sum(widths)
+        if characters <= 90:
+            return r"\footnotesize", r"\setlength{\tabcolsep}{4pt}"
+        if characters <= 112:
+            return r"\scriptsize", r"\setlength{\tabcolsep}{4pt}"
+        return r"\tiny", r"\setlength{\tabcolsep}{2.5pt}"
+
     def latex(self) -> str:
         r"""Return a ``table`` environment; needs ``\usepackage{booktabs}`` and nothing else."""
         align = "".join("l" if i < self.text_columns else "r" for i in range(len(self.columns)))
@@ -114,8 +127,7 @@ class Table:
             r"\centering",
             rf"\caption{{{escape_latex(self.caption)}}}",
             rf"\label{{tab:{''.join(c if c.isalnum() else '-' for c in self.name)}}}",
-            r"\footnotesize" if len(self.columns) <= 6 else r"\scriptsize",
-            r"\setlength{\tabcolsep}{4pt}",
+            *self._latex_size(),
             rf"\begin{{tabular}}{{@{{}}{align}@{{}}}}",
             r"\toprule",
             " & ".join(escape_latex(c) for c in self.columns) + r" \\",
