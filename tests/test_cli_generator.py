@@ -250,7 +250,7 @@ def test_a_fit_is_found_by_its_mlflow_run_and_by_its_model(harness, fit, home, t
         (["fit", "dgan", "--data", "phantom"], 2, "did you mean 'dcgan'?"),
         (["fit", "dcgan", "--data", "phantom", "--set", "stepz=3"], 2, "unknown key 'stepz'; did you mean 'steps'?"),
         (["fit", "dcgan", "--data", "phantom", "--size", "48"], 2, "dataset.size is 48"),
-        (["fit", "resample", "--data", "kvasir-seg"], 1, "harness data import kvasir-seg"),
+        (["fit", "resample", "--data", "kvasir-seg"], 2, "harness data import kvasir-seg"),
         (["fit", "resample", "--data", "phantom", "--real", "100000"], 2, "100000"),
         (["fit", "resample", "--data", "phantom", "--split", "{kfold: 1}"], 2, "kfold"),
         (

@@ -189,18 +189,30 @@ def test_figures_are_as_wide_as_a_column(report):
 
 def test_published_numbers_stand_beside_ours(study, tmp_path, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
-    results = study({"real=100": 0.0, "real=100,dcgan=300": 0.1}, published=["a_table3_micro"])
+    results = study({"real=100": 0.0, "real=100,diffusion=300": 0.1}, published=["a_table3_micro"])
     folder = words(results, tmp_path / "r")
     with (folder / "tables/published-a_table3_micro-1.csv").open() as stream:
         found = {(r["n_real"], r["n_syn"], r["model"], r["metric"]): r for r in csv.DictReader(stream)}
     row = found["100", "300", "UNet++", "iou"]
     rows = results.rows
-    own = rows[(rows["recipe"] == "real=100,dcgan=300") & (rows["metric"] == "iou") & (rows["reduction"] == "micro")]
+    own = rows[
+        (rows["recipe"] == "real=100,diffusion=300") & (rows["metric"] == "iou") & (rows["reduction"] == "micro")
+    ]
     assert row["paper"] == "0.7309"
     assert float(row["ours"]) == pytest.approx(own["value"].mean())
     assert float(row["difference"]) == pytest.approx(own["value"].mean() - 0.7309)
     assert found["700", "1000", "FPN", "iou"]["ours"] == ""
     assert "How these runs differ from the paper's" in (folder / "report.md").read_text()
+
+
+def test_another_generator_is_not_set_beside_the_published_one(study, tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    results = study({"real=100": 0.0, "real=100,dcgan=300": 0.1}, published=["a_table3_micro"])
+    folder = words(results, tmp_path / "r")
+    with (folder / "tables/published-a_table3_micro-1.csv").open() as stream:
+        found = {(r["n_real"], r["n_syn"], r["model"], r["metric"]): r for r in csv.DictReader(stream)}
+    assert found["100", "0", "UNet++", "iou"]["ours"] != ""
+    assert found["100", "300", "UNet++", "iou"]["ours"] == ""
 
 
 def test_a_published_file_that_does_not_exist_is_said_and_loses_nothing(study, tmp_path):
