@@ -136,7 +136,7 @@ def plan(
     from harness.plan import missing_weights
 
     running = make_executor(executor, jobs)
-    at_once = running.free()
+    at_once = running.free("train")
     planned, store = planned_study(name, profile, settings, accept_code)
     states = _states(planned, store, only)
     left = [stage for stage, state in states if state != "done"]
@@ -239,7 +239,7 @@ def status(name: Name, profile: Profile = None, settings: Settings = None, as_js
     states = _states(planned, store, None)
     counts = {state: sum(s == state for _, s in states) for state in ("done", "running", "failed", "left")}
     rest = [stage for stage, state in states if state != "done"]
-    seconds, unknown = estimate_seconds(rest, store, make_executor("local", None).free())
+    seconds, unknown = estimate_seconds(rest, store, make_executor("local", None).free("train"))
     failed = [(stage, store.failure(stage.key) or {}) for stage, state in states if state == "failed"]
     if as_json:
         reasons = [{"label": s.label, "status": f.get("status"), "reason": f.get("reason")} for s, f in failed]

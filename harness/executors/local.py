@@ -21,6 +21,7 @@ from typing import Any
 
 from harness.executors import Executor
 from harness.home import threads
+from harness.stages import LARGE
 
 #: Bytes that a small training takes on the CPU, libraries that its process does not share included.
 _MEMORY_OF_A_STAGE = 1.5 * 2**30
@@ -51,36 +52,50 @@ def _stages_at_once() -> int:
 class _Running:
     process: BaseProcess
     accelerator: str | None
+    large: bool
 
 
 class LocalExecutor(Executor):
     """A process a stage.
 
     Args:
-        jobs: stages at once; by default one an accelerator, or, without any, as many as cores and memory allow.
+        jobs: stages at once; by default one large and one small an accelerator, or, without any, as many as cores and
+            memory allow.
     """
 
     def __init__(self, jobs: int | None = None) -> None:
         self._accelerators = visible_accelerators()
-        self.jobs = jobs or len(self._accelerators) or _stages_at_once()
+        self._large = jobs or len(self._accelerators) or _stages_at_once()
+        self.jobs = jobs or 2 * len(self._accelerators) or self._large
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["harness.executors.preload"])
         self._running: dict[str, _Running] = {}
         self._stores: dict[str, Path] = {}
 
-    def free(self) -> int:
-        """Return how many more stages can be started now."""
-        return self.jobs - len(self._running)
+    def free(self, kind: str) -> int:
+        """Return how many more stages of a kind can be started now; a large one needs a device to itself."""
+        free = self.jobs - len(self._running)
+        large = sum(running.large for running in self._running.values())
+        return min(free, self._large - large) if kind in LARGE else free
 
     def start(self, spec: dict[str, Any]) -> None:
         """Fork a process for the stage and lease it its share of the machine."""
         key = spec["key"]
-        leased = [running.accelerator for running in self._running.values()]
-        accelerator = min(self._accelerators, key=leased.count) if self._accelerators else None
+        accelerator = self._lease(spec["kind"])
         process = self._context.Process(target=_run, args=(spec, accelerator), name=spec["label"])
         process.start()
-        self._running[key] = _Running(process, accelerator)
+        self._running[key] = _Running(process, accelerator, spec["kind"] in LARGE)
         self._stores[key] = Path(spec["store"]) / "progress" / f"{key}.json"
+
+    def _lease(self, kind: str) -> str | None:
+        """Return the accelerator with the fewest stages of the kind's memory class, then with the fewest in all."""
+        held = [(running.accelerator, running.large) for running in self._running.values()]
+        large = kind in LARGE
+
+        def load(name: str) -> tuple[int, int]:
+            return held.count((name, large)), held.count((name, not large))
+
+        return min(self._accelerators, key=load) if self._accelerators else None
 
     def ended(self, timeout_s: float) -> list[tuple[str, int]]:
         """Wait for stages to end; return their keys with exit codes."""

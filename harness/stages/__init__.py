@@ -11,3 +11,6 @@ VERSIONS: dict[str, int] = {
     "evaluate": 1,
     "fidelity": 2,
 }
+
+#: Kinds that hold a network and its batches on the device; the others are small beside them and may share it.
+LARGE = frozenset({"fit", "select", "sample", "refine", "train"})
