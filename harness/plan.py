@@ -98,7 +98,8 @@ def missing_weights(plan: Plan) -> list[str]:
             needed.setdefault(name, ("fidelity", "metrics", i))
     return [
         f"{document.origin(place)}: {'.'.join(map(str, place))}: needs the weights {name}, which are not on this "
-        f"machine; get them with `harness weights fetch {name}` or `harness weights add {name} FILE`"
+        f"machine; get them with `harness weights fetch {name}` or `harness weights add {name} FILE`, or declare "
+        f"{'random weights (encoder_weights: random)' if place[0] == 'segmenters' else 'another plugin or metric'}"
         for name, place in needed.items()
         if not _is_here(name)
     ]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness.errors import DeclarationError
-from harness.plan import Plan, build_plan
+from harness.plan import Plan, build_plan, missing_weights
 from harness.stages.running import item_seeds
 from harness.study_file import load_study
 
@@ -140,3 +140,19 @@ def test_more_than_there_is_is_refused_before_anything_runs(temp_study: Any, set
 def test_seeds_of_items_nest() -> None:
     assert item_seeds(3, 10).tolist() == item_seeds(3, 1000)[:10].tolist()
     assert item_seeds(3, 10).tolist() != item_seeds(4, 10).tolist()
+
+
+def test_missing_weights_are_said_before_anything_runs(temp_study: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    for cache in ("HF_HOME", "TORCH_HOME", "HOME"):
+        monkeypatch.setenv(cache, str(tmp_path / "no-cache"))
+    segmenter = "segmenters=[{plugin: smp, arch: FPN, encoder: resnet34}]"
+    plan = build_plan(load_study("twelve", None, (segmenter, "fidelity.metrics=[fid]")))
+    sentences = missing_weights(plan)
+    assert len(sentences) == 2
+    assert "harness weights fetch resnet34-imagenet" in sentences[0]
+    assert "encoder_weights: random" in sentences[0]
+    assert "fid-inception" in sentences[1]
+    answer = temp_study.run("--set", segmenter)
+    assert answer.code == 2
+    assert "resnet34-imagenet" in answer.err
+    assert not (temp_study.project / ".harness" / "store" / "results").exists()
