@@ -98,7 +98,9 @@ class StudyRuns:
         """Whether MLflow still answers."""
         try:
             self.client.get_run(self.parent)
-        except Exception:
+        except (
+            Exception
+        ):  # MLflow, its database and its HTTP client each raise their own: all mean that it does not answer
             return False
         return True
 
