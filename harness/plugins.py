@@ -47,7 +47,7 @@ class Card:
     """What a generator needs, what it makes and roughly what it costs, known before a device is touched.
 
     Attributes:
-        needs: for people: ``pairs``, ``masks`` only, or ``image`` (one model a pair); a fit is always given all its pairs.
+        needs: for people: ``pairs``, ``masks`` only, or ``image`` (one model a pair). A fit is given all its pairs.
         makes: ``pairs``, ``masks``, or ``images`` (for given masks).
         weights: names in ``harness weights`` that it cannot work without.
         licence: of those weights, when it binds the user.
