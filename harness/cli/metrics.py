@@ -61,21 +61,22 @@ def _device(name: str) -> torch.device:
 
 def _features(real: str, synthetic: str, network: str, mode: str, device: str) -> tuple[Any, Any, dict[str, Any]]:
     """Return features of both sides, and what belongs beside every number made from them."""
-    from harness.metrics import features as measuring
+    from harness.metrics import networks
+    from harness.metrics.features import features
     from harness.metrics.pictures import read_images
 
-    wanted = measuring.mode_named(mode)
+    wanted = networks.mode_named(mode)
     where = _device(device)
     sets = [read_images(real), read_images(synthetic)]
     for name, found in zip((real, synthetic), sets, strict=True):
         if len(found) < 2:
             raise DataError(f"{name} holds one picture; a distribution needs at least two.")
-    chosen = measuring.network_named(network, wanted)
+    chosen = networks.network_named(network, wanted)
 
     def progress(done: int, total: int) -> None:
         typer.echo(f"features {done}/{total}", err=True)
 
-    a, b = (measuring.features(found.images, chosen, device=where, mode=wanted, progress=progress) for found in sets)
+    a, b = (features(found.images, chosen, device=where, mode=wanted, progress=progress) for found in sets)
     facts = {"n_real": len(sets[0]), "n_synthetic": len(sets[1]), "network": chosen.name, "mode": mode}
     return a, b, facts
 

@@ -66,7 +66,8 @@ class FidelityMetric:
 
 
 def _inception_features(sets: Sets) -> tuple[NDArray[np.float32], NDArray[np.float32], Values]:
-    from harness.metrics.features import features, fid_network
+    from harness.metrics.features import features
+    from harness.metrics.networks import fid_network
 
     network = fid_network("clean")
     real = features(sets.real.images, network, device=sets.device)

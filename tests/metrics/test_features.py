@@ -7,8 +7,9 @@ from PIL import Image
 
 from harness import weights
 from harness.errors import DataError, DeclarationError
-from harness.metrics.features import content_key, features, fid_network, mode_named, module_network, resize
+from harness.metrics.features import content_key, features, resize
 from harness.metrics.frechet import frechet_distance
+from harness.metrics.networks import fid_network, mode_named, module_network
 from harness.metrics.pictures import read_images
 
 CPU = torch.device("cpu")
