@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness.data.pairs import PairSet
 from harness.plan import Cell, Plan, Pool
-from harness.results import COLUMNS, IMAGE_COLUMNS, Comparison, Failure, PredictionGrid, StudyResults
+from harness.results import (
+    COLUMNS,
+    IMAGE_COLUMNS,
+    ClosestPairs,
+    Comparison,
+    Failure,
+    MaskDiversity,
+    Measured,
+    PredictionGrid,
+    StudyResults,
+)
 from harness.stages.running import RealPairs
 from harness.store import Result, Store
 from harness.study import SEGMENTATION_METRICS, Recipe
@@ -34,6 +45,7 @@ def collect(plan: Plan, store: Store, command: str = "") -> StudyResults:
 
     reader = _Reader(plan, store)
     rows = [row for cell in plan.cells for row in reader.cell_rows(cell)]
+    rows += [row for reference in getattr(plan, "references", []) for row in reader.reference_rows(reference)]
     rows += [row for pool in plan.pools if not pool.control for row in reader.generator_rows(pool)]
     study = plan.loaded.study
     metric, reduction = study.compare.primary
@@ -60,6 +72,8 @@ def collect(plan: Plan, store: Store, command: str = "") -> StudyResults:
         real=reader.real(),
         synthetic=reader.synthetic(),
         predictions=reader.predictions(),
+        measured=list(reader.measured()),
+        selection_networks=reader.selection_networks(),
     )
 
 
@@ -160,35 +174,56 @@ class _Reader:
                 yield self._row(**common, metric=metric, reduction=reduction, **measured)
 
     def generator_rows(self, pool: Pool) -> Iterator[dict[str, Any]]:
-        common: dict[str, Any] = {"cell": pool.generator, "generator": pool.generator, "fold": pool.fold}
+        """Return what a generator's checkpoints scored, and what was measured of its pairs."""
         real = len(self.plan.splits[pool.fold].ids("fit")) if pool.real is None else pool.real
-        common |= {
+        common: dict[str, Any] = {
+            "cell": _pool_label(pool),
+            "generator": pool.generator,
+            "fold": pool.fold,
             "arm": "synthetic",
             "real": real,
             "synthetic": pool.count,
             "dataset": self.plan.dataset.name,
-            "seed": "",
         }
         for part, key in pool.selections:
             yield from self._selection_rows(part, key, common)
-        if not pool.fidelity:
-            return
+        if pool.fidelity:
+            yield from self._fidelity_rows(pool.fidelity, common)
+
+    def reference_rows(self, reference: Any) -> Iterator[dict[str, Any]]:
+        """Return what was measured of real images of another role, as of synthetic ones."""
+        label = _reference_label(reference)
+        common: dict[str, Any] = {
+            "cell": label,
+            "generator": label,
+            "fold": reference.fold,
+            "arm": "real",
+            "real": reference.count,
+            "synthetic": 0,
+            "dataset": self.plan.dataset.name,
+        }
+        yield from self._fidelity_rows(reference.key, common)
+
+    def _fidelity_rows(self, key: str, common: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Return a row for every quantity; for every declared metric, without a value, when there is no result."""
         declared = self.plan.loaded.study.fidelity
         assert declared is not None
-        result = self.result(pool.fidelity)
-        status, _ = self.status(pool.fidelity)
-        for metric in declared.metrics:
-            measured = {} if result is None else result.values["measured"][metric]
+        result = self.result(key)
+        status, _ = self.status(key)
+        measured = {name: {} for name in declared.metrics} if result is None else result.values["measured"]
+        # The store sorts names; rows stand in the declared order.
+        names = sorted(measured, key=lambda n: declared.metrics.index(n) if n in declared.metrics else len(measured))
+        for metric, network, value, images in _quantities(names, measured):
             yield self._row(
                 **common,
                 kind="fidelity",
                 role=declared.against,
                 metric=metric,
-                reduction=str(measured.get("network", "")),
-                value=measured.get(metric, np.nan),
-                images=measured.get("n_synthetic", 0),
+                reduction=network,
+                value=value,
+                images=images,
                 status=status,
-                stage=pool.fidelity,
+                stage=key,
             )
 
     def _selection_rows(self, part: str, key: str, common: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -199,6 +234,7 @@ class _Reader:
         rows = result.values["rows"] if result else [{"step": "", **dict.fromkeys(metrics, np.nan)}]
         chosen = result.values["step"] if result else None
         for row in rows:
+            problem = _problem(row, metrics) if result else ""
             for metric in metrics:
                 yield self._row(
                     **{**common, "cell": f"{common['cell']} {part}"},
@@ -206,12 +242,44 @@ class _Reader:
                     role=parameters["against"],
                     step=row["step"],
                     metric=metric,
-                    reduction="selected" if row["step"] == chosen else "",
-                    value=row[metric],
+                    reduction="selected" if row["step"] == chosen else problem,
+                    value=_number(row[metric]),
                     images=parameters["samples"],
                     status=status,
                     stage=key,
                 )
+
+    def selection_networks(self) -> dict[str, str]:
+        """Return the network that the checkpoints of each selected part were scored with."""
+        found = {}
+        for pool in self.plan.pools:
+            for part, key in pool.selections:
+                result = self.result(key)
+                if result is not None and not pool.control:
+                    found[f"{_pool_label(pool)} {part}"] = str(result.values.get("network", ""))
+        return found
+
+    def measured(self) -> Iterator[Measured]:
+        """Return what each fidelity stage tells beside its numbers."""
+        stages = [(_reference_label(r), r.fold, "real", r.key) for r in getattr(self.plan, "references", [])]
+        stages += [(_pool_label(p), p.fold, "synthetic", p.fidelity) for p in self.plan.pools if not p.control]
+        for cell, fold, arm, key in stages:
+            result = self.result(key) if key else None
+            if result is None:
+                continue
+            memorisation = result.values["measured"].get("memorisation", {})
+            areas = _arrays(result, "areas.npz")
+            yield Measured(
+                cell,
+                fold,
+                arm,
+                str(memorisation.get("reference") or ""),
+                _copies(memorisation),
+                areas.get("real"),
+                areas.get("synthetic"),
+                _closest(_arrays(result, "closest.npz")),
+                _diversity(_arrays(result, "diversity.npz")),
+            )
 
     def image_table(self) -> pd.DataFrame:
         """Return one row an image and cell."""
@@ -315,6 +383,83 @@ class _Reader:
             "device": ", ".join(sorted({e["device"] for e in environments})),
             "profile": loaded.profile,
         }
+
+
+def _pool_label(pool: Pool) -> str:
+    """Return a generator's name, with the real pairs it was fitted on when those are not all, as the plan writes it."""
+    return pool.generator if pool.real is None else f"{pool.generator} on {pool.real} real"
+
+
+def _reference_label(reference: Any) -> str:
+    return f"real ({reference.role})"
+
+
+def _number(value: Any) -> float:
+    """Return a stored number; JSON has null where there is none."""
+    return math.nan if value is None else float(value)
+
+
+#: What stands beside the numbers of a metric and is none of them.
+_BESIDE = ("n_synthetic", "network", "mode", "notes", "reference")
+
+
+def _quantities(names: Sequence[str], measured: dict[str, Any]) -> Iterator[tuple[str, str, float, int]]:
+    """Return (quantity, network, value, synthetic images) of everything measured, each once.
+
+    A metric may bring another along (FID its KID): when both were measured, the other one's own numbers stand.
+    """
+    seen: set[tuple[str, str]] = set()
+    for metric in names:
+        values = measured[metric]
+        network = str(values.get("network") or "")
+        others = [other for other in names if other != metric and not metric.startswith(f"{other}-")]
+        for quantity in dict.fromkeys([metric, *values]):
+            value = values.get(quantity)
+            brought = any(quantity == other or quantity.startswith(f"{other}-") for other in others)
+            if quantity in _BESIDE or isinstance(value, (bool, str)) or brought or (quantity, network) in seen:
+                continue
+            seen.add((quantity, network))
+            yield quantity, network, _number(value), int(values.get("n_synthetic", 0))
+
+
+def _problem(row: dict[str, Any], metrics: Sequence[str]) -> str:
+    """Return why a checkpoint cannot be chosen; older results do not say it in words."""
+    if row.get("problem"):
+        return str(row["problem"])
+    if row.get("constant"):
+        return "constant"
+    return "" if all(math.isfinite(_number(row[metric])) for metric in metrics) else "not a number"
+
+
+def _copies(memorisation: dict[str, Any]) -> bool | None:
+    """Return whether images were flagged as copies; older results hold only what the flag stands on."""
+    if memorisation.get("copies") is not None:
+        return bool(memorisation["copies"])
+    p, exact = _number(memorisation.get("copied-p-value")), _number(memorisation.get("exact-copies"))
+    return None if math.isnan(p) or math.isnan(exact) else exact > 0 or p < 0.01
+
+
+def _arrays(result: Result, name: str) -> dict[str, np.ndarray]:
+    """Return the arrays of a result's file; none when it has no such file."""
+    path = result.folder / name
+    if not path.is_file():
+        return {}
+    with np.load(path) as stored:
+        return dict(stored)
+
+
+def _closest(arrays: dict[str, np.ndarray]) -> ClosestPairs | None:
+    if not arrays or not len(arrays["distance"]):
+        return None
+    ids = [tuple(str(name) for name in arrays[key]) for key in ("synthetic_ids", "real_ids")]
+    return ClosestPairs(arrays["synthetic"], arrays["real"], arrays["distance"], ids[0], ids[1])
+
+
+def _diversity(arrays: dict[str, np.ndarray]) -> MaskDiversity | None:
+    if not arrays or not len(arrays["count"]):
+        return None
+    counts, ids = tuple(int(n) for n in arrays["count"]), tuple(str(name) for name in arrays["ids"])
+    return MaskDiversity(arrays["real"], arrays["mean"], arrays["deviation"], counts, ids)
 
 
 def _arm(recipe: Recipe) -> str:

@@ -22,21 +22,24 @@ COLUMNS: dict[str, str] = {
     "study": "name of the study",
     "profile": "profile, or empty for the study as declared",
     "protocol": "clean or published",
-    "cell": "readable label, segmenter * recipe (segmentation), generator (fidelity, selection)",
+    "cell": "readable label: segmenter * recipe (segmentation), generator (fidelity), generator and part (selection)",
     "segmenter": "segmenter label; empty for fidelity and selection",
     "recipe": "training-set label such as real=100,dcgan=300; empty for fidelity and selection",
-    "arm": "real, synthetic, mixed or control",
-    "real": "number of distinct real training pairs",
-    "synthetic": "number of synthetic (or control) training pairs",
-    "generator": "generator or control that made them; several joined by +; empty for real only",
+    "arm": "real, synthetic, mixed or control; real for fidelity rows of real images",
+    "real": "number of distinct real training pairs, a generator's own included; of real (ROLE), its images",
+    "synthetic": "number of synthetic (or control) training pairs, or pairs in the generator's pool",
+    "generator": "generator or control that made them, several joined by +; empty for real only; real (report) for "
+    "real images of the report role, measured as synthetic ones are",
     "seed": "training seed; empty for fidelity and selection",
     "fold": "fold number from 0; 0 when there are no folds",
     "dataset": "dataset that was scored on",
     "role": "role that was scored on: report, select or fit",
     "step": "checkpoint step (selection rows); empty otherwise",
-    "metric": "iou, f1, accuracy, precision, recall, dice-loss; fid, kid, ...",
-    "reduction": "micro or micro-imagewise (segmentation); the network or mode (fidelity); may be empty",
-    "value": "the number; empty when the stage has no result",
+    "metric": "iou, f1, accuracy, precision, recall, dice-loss; fid, kid, ... and what belongs beside them "
+    "(kid-deviation, coverage, n_real: how many real images a network compared with, ...)",
+    "reduction": "micro or micro-imagewise (segmentation); the network (fidelity); selected, or why the checkpoint "
+    "cannot be (selection); may be empty",
+    "value": "the number; empty when the stage has no result, or the metric no value there",
     "images": "how many images the number stands on",
     "status": "done, failed, out-of-memory, refused (leak guard), skipped (an input failed) or left (not run yet)",
     "leak": "empty, or what was seen (published protocol, or scores of the fit and select roles)",
@@ -104,6 +107,71 @@ class PredictionGrid:
 
 
 @dataclass(frozen=True)
+class ClosestPairs:
+    """The synthetic images that lie closest to training images, closest first.
+
+    Attributes:
+        synthetic: uint8 (K, H, W, 3).
+        real: uint8 (K, H, W, 3), the nearest training image of each.
+        distances: float64 (K,), root mean square difference in grey levels.
+        synthetic_ids: K ids.
+        real_ids: K ids.
+    """
+
+    synthetic: NDArray[np.uint8]
+    real: NDArray[np.uint8]
+    distances: NDArray[np.float64]
+    synthetic_ids: tuple[str, ...]
+    real_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MaskDiversity:
+    """How the synthetic masks made from one real pair differ, for a few real pairs.
+
+    Attributes:
+        masks: uint8 (K, H, W) in {0, 1}, the real masks.
+        mean: float (K, H, W) in [0, 1], pixel-wise mean of the synthetic masks made from each.
+        deviation: float (K, H, W) in [0, 0.5], their pixel-wise standard deviation.
+        counts: K numbers of synthetic masks.
+        ids: K ids of the real pairs.
+    """
+
+    masks: NDArray[np.uint8]
+    mean: NDArray[np.floating]
+    deviation: NDArray[np.floating]
+    counts: tuple[int, ...]
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a fidelity stage tells of a generator's pairs beside the numbers in ``rows``, for tables and figures.
+
+    Attributes:
+        cell: as in ``COLUMNS``, and with ``fold`` what its rows are found by.
+        fold: fold number.
+        arm: ``synthetic``, or ``real`` for real images measured as synthetic ones are.
+        reference: what memorisation compared with, ``held-out`` or ``leave-one-out``; empty when it was not measured.
+        copies: whether the images were flagged as copies of training images; None when it was not measured.
+        real_areas: float64 (M,), shares of each real image that are polyp; None when they were not measured.
+        areas: float64 (N,), the same of the measured images.
+        closest: the pairs that lie closest; None when memorisation was not measured.
+        diversity: None unless several masks were made from one real pair.
+    """
+
+    cell: str
+    fold: int
+    arm: str = "synthetic"
+    reference: str = ""
+    copies: bool | None = None
+    real_areas: NDArray[np.float64] | None = None
+    areas: NDArray[np.float64] | None = None
+    closest: ClosestPairs | None = None
+    diversity: MaskDiversity | None = None
+
+
+@dataclass(frozen=True)
 class Failure:
     """A stage without a result, and why, in one line."""
 
@@ -142,6 +210,8 @@ class StudyResults:
         real: some real pairs of the fit role, for the sample grid.
         synthetic: for each generator some of its pairs.
         predictions: what segmenters predict on a few report images.
+        measured: one for each fold of each generator and each reference whose fidelity has a result.
+        selection_networks: for each ``cell`` of the selection rows, the network that its checkpoints were scored with.
     """
 
     name: str
@@ -164,3 +234,5 @@ class StudyResults:
     real: PairSet | None = None
     synthetic: dict[str, PairSet] = field(default_factory=dict)
     predictions: list[PredictionGrid] = field(default_factory=list)
+    measured: list[Measured] = field(default_factory=list)
+    selection_networks: dict[str, str] = field(default_factory=dict)

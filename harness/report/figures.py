@@ -1,4 +1,4 @@
-"""Charts: score against number of synthetic images, differences from the control arm, selection curves.
+"""Charts: score against number of synthetic images, differences from the control arm.
 
 Vector PDF and PNG at the width of one column (3.5 inches), in the Okabe-Ito palette that colour-blind readers can tell
 apart.
@@ -203,27 +203,3 @@ def _difference(axis: Any, row: int, effect: Effect) -> None:
     axis.plot(
         [effect.difference], [row], marker=marker, markersize=4, color=colour, markerfacecolor=face, linestyle="none"
     )
-
-
-def selection_figure(results: StudyResults, stem: Path) -> bool:
-    """Draw the metrics that checkpoints were selected by against the step, a panel a metric, a line a generator."""
-    rows = results.rows
-    rows = rows[(rows["kind"] == "selection") & rows["value"].notna() & rows["step"].notna()]
-    if rows.empty:
-        return False
-    metrics = list(dict.fromkeys(str(m) for m in rows["metric"]))
-    with canvas(1.6 * len(metrics) + 0.5, nrows=len(metrics), sharex=True) as (figure, axes):
-        handles: dict[str, Any] = {}
-        for axis, metric in zip(axes[:, 0], metrics, strict=True):
-            part = rows[rows["metric"] == metric]
-            for index, (name, curve) in enumerate(part.groupby("cell", sort=False)):
-                mean = curve.assign(step=curve["step"].astype(float)).groupby("step")["value"].mean()
-                colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-                (line,) = axis.plot(mean.index, mean.to_numpy(), marker=marker, markersize=3.2, color=colour)
-                handles.setdefault(str(name), line)
-            axis.set_ylabel(metric_name(metric))
-            axis.grid(axis="y", color="#e6e6e6", linewidth=0.5)
-        axes[-1, 0].set_xlabel("Checkpoint step")
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
-        save(figure, stem)
-    return True

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 #: Tables and figures that a study may ask for by name.
-TABLES = ("scores", "comparison", "fidelity", "published")
-FIGURES = ("ratio", "comparison", "samples", "predictions", "selection")
+TABLES = ("scores", "comparison", "fidelity", "fidelity-masks", "memorisation", "selection", "published")
+FIGURES = (
+    "ratio", "comparison", "samples", "predictions", "selection", "mask-areas", "mask-diversity", "closest",
+)  # fmt: skip
 
 METRICS = {
     "iou": "IoU",
@@ -14,12 +16,24 @@ METRICS = {
     "recall": "Recall",
     "dice-loss": "Dice loss",
     "fid": "FID",
+    "fid-corrected": "Corrected FID",
     "kid": "KID",
     "sifid": "SIFID",
+    "frechet-distance": "Fréchet distance",
+    "thumbnail-distance": "Thumbnail distance",
     "sim": "SIM",
     "density": "Density",
     "coverage": "Coverage",
+    "prdc": "Coverage",
+    "mask-area": "Mask area distance",
+    "memorisation": "Memorisation",
 }
+
+#: Decimals in print of what was measured of generators; the others have 4.
+DIGITS = {
+    "fid": 2, "fid-corrected": 2, "frechet-distance": 2, "thumbnail-distance": 3, "precision": 3, "recall": 3,
+    "density": 3, "coverage": 3,
+}  # fmt: skip
 
 #: What each reduction does, for captions.
 REDUCTIONS = {
@@ -31,6 +45,11 @@ REDUCTIONS = {
 def metric_name(metric: str) -> str:
     """Return a metric's printed name."""
     return METRICS.get(metric, metric)
+
+
+def digits_of(metric: str) -> int:
+    """Return how many decimals of a generator's measurement are printed."""
+    return DIGITS.get(metric, 4)
 
 
 def metric_with_reduction(metric: str, reduction: str) -> str:

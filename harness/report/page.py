@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.report.fidelity_tables import describe_copies
 from harness.report.names import REDUCTIONS, metric_name
 from harness.report.wording import answer, completeness, count, describe, differences_from_paper, setting
 from harness.stats.study import RULES
@@ -42,6 +43,7 @@ def _alarms(results: StudyResults, listed: list[Score]) -> list[str]:
     rows = results.rows
     leaks = dict.fromkeys(str(v) for v in rows["leak"].dropna() if str(v))
     lines.extend(f"Leak, marked † in every table: {leak}." for leak in leaks)
+    lines.extend(describe_copies(results))
     lines.extend(f"{f.label}: {f.status}. {f.reason}" for f in results.failures[:5])
     if len(results.failures) > 5:
         lines.append(f"{len(results.failures) - 5} more failures are listed at the end.")

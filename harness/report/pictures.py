@@ -36,7 +36,7 @@ def draw_outline(image: NDArray[np.uint8], mask: NDArray[np.uint8], colour: tupl
     return painted
 
 
-def _tiles(figure: Any, axes: Any, rows: Sequence[Sequence[NDArray[np.uint8] | None]], labels: Sequence[str]) -> None:
+def tiles(figure: Any, axes: Any, rows: Sequence[Sequence[NDArray[np.uint8] | None]], labels: Sequence[str]) -> None:
     """Fill axes with pictures; a label stands left of each row."""
     for index, (row, label) in enumerate(zip(rows, labels, strict=True)):
         for axis, picture in zip(axes[index], [*row, *[None] * (axes.shape[1] - len(row))], strict=True):
@@ -64,12 +64,12 @@ def samples_figure(results: StudyResults, stem: Path) -> bool:
     ]
     columns = max(len(row) for row in rows)
     with canvas(0.52 * len(sets) + 0.1, nrows=len(sets), ncols=columns) as (figure, axes):
-        _tiles(figure, axes, rows, [_wrapped(name) for name in sets])
+        tiles(figure, axes, rows, [wrapped(name) for name in sets])
         save(figure, stem)
     return True
 
 
-def _wrapped(name: str) -> str:
+def wrapped(name: str) -> str:
     """Break a long label into lines at its dashes, commas and equals signs."""
     lines = [""]
     for word in name.replace("-", "-\n").replace(",", ",\n").split("\n"):
@@ -91,8 +91,8 @@ def predictions_figure(grid: PredictionGrid, stem: Path) -> bool:
         predicted = [draw_outline(truth, grid.predictions[name][case], PREDICTED) for name in names]
         rows.append([grid.images[case], truth, *predicted])
     with canvas(0.62 * cases + 0.45, nrows=cases, ncols=2 + len(names)) as (figure, axes):
-        _tiles(figure, axes, rows, [""] * cases)
+        tiles(figure, axes, rows, [""] * cases)
         for axis, name in zip(axes[0], ["image", "truth", *names], strict=True):
-            axis.set_title(_wrapped(name), fontsize=5.5)
+            axis.set_title(wrapped(name), fontsize=5.5)
         save(figure, stem)
     return True

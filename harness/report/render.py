@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import HarnessError
-from harness.report import figures, pictures
+from harness.report import fidelity_figures, figures, pictures
+from harness.report.fidelity_tables import fidelity_tables, mask_table, memorisation_table
 from harness.report.names import FIGURES, TABLES
 from harness.report.page import FigureFile, pages
 from harness.report.published import published_tables
 from harness.report.results_csv import results_csv
-from harness.report.score_tables import all_scores, comparison_table, fidelity_table, score_tables
+from harness.report.score_tables import all_scores, comparison_table, score_tables
+from harness.report.selection_tables import selection_tables
 from harness.stats.study import effects, scores
 
 if TYPE_CHECKING:
@@ -96,8 +98,14 @@ def _tables(results: StudyResults, measured: dict[tuple[str, str], list[Score]],
         tables.append(comparison_table(results, compared))
     if "scores" in wanted:
         tables.extend(score_tables(results, measured))
-    if "fidelity" in wanted and (fidelity := fidelity_table(results)):
-        tables.append(fidelity)
+    if "fidelity" in wanted:
+        tables.extend(fidelity_tables(results))
+    if "fidelity-masks" in wanted and (masks := mask_table(results)):
+        tables.append(masks)
+    if "memorisation" in wanted and (memorisation := memorisation_table(results)):
+        tables.append(memorisation)
+    if "selection" in wanted:
+        tables.extend(selection_tables(results))
     if "published" in wanted:
         tables.extend(published_tables(results))
     return tables
@@ -129,19 +137,13 @@ def _figures(results: StudyResults, primary: list[Score], compared: list[Effect]
         partial(figures.comparison_figure, results, compared),
     )
     draw(
-        "selection",
-        "selection",
-        "Checkpoint selection",
-        "What each checkpoint scored on the images it was selected by.",
-        partial(figures.selection_figure, results),
-    )
-    draw(
         "samples",
         "samples",
         "Real and synthetic images",
         "The first of each set, not chosen; masks outlined.",
         partial(pictures.samples_figure, results),
     )
+    _generator_figures(results, draw)
     for index, grid in enumerate(results.predictions):
         draw(
             "predictions",
@@ -151,3 +153,40 @@ def _figures(results: StudyResults, primary: list[Score], compared: list[Effect]
             partial(pictures.predictions_figure, grid),
         )
     return drawn
+
+
+def _generator_figures(
+    results: StudyResults, draw: Callable[[str, str, str, str, Callable[[Path], bool]], None]
+) -> None:
+    """Draw what was measured of generators."""
+    draw(
+        "selection",
+        "selection",
+        "Checkpoint selection",
+        "What each checkpoint scored on the images it was selected by. Large: the chosen one; cross: cannot be chosen "
+        "(on the axis: it has no value).",
+        partial(fidelity_figures.selection_figure, results),
+    )
+    draw(
+        "mask-areas",
+        "mask-areas",
+        "How much of an image is polyp",
+        "Share of masks in each 5 % of polyp area; the black line is that of the real masks.",
+        partial(fidelity_figures.mask_areas_figure, results),
+    )
+    for index, measured in enumerate(fidelity_figures.with_diversity(results)):
+        draw(
+            "mask-diversity",
+            f"mask-diversity-{index}",
+            f"Masks of {measured.cell} made from one real mask",
+            "A real mask, the pixel-wise mean of the synthetic masks made from it, and their standard deviation.",
+            partial(fidelity_figures.mask_diversity_figure, measured),
+        )
+    for index, measured in enumerate(fidelity_figures.with_closest(results)):
+        draw(
+            "closest",
+            f"closest-{index}",
+            f"Closest training images of {measured.cell}",
+            "The images that lie closest to a training image, above that image, with the distance in grey levels.",
+            partial(fidelity_figures.closest_figure, measured),
+        )

@@ -1,4 +1,4 @@
-"""The tables of scores, comparisons and generator fidelity."""
+"""The tables of scores and comparisons."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from harness.report.names import interval, metric_name, number, p_value, signed
 from harness.report.table import Cell, Table
-from harness.report.wording import comparison_caption, score_caption, setting
+from harness.report.wording import comparison_caption, score_caption
 from harness.stats.arms import ArmKey
 from harness.stats.study import Effect, Score, evaluated, indistinguishable, scores
 
@@ -183,56 +183,3 @@ def comparison_table(results: StudyResults, effects: list[Effect]) -> Table:
         text_columns=3 if len(places) == 1 else 4,
         records=records,
     )
-
-
-def fidelity_table(results: StudyResults) -> Table | None:
-    """Return the table of generator fidelity, or None when none was measured."""
-    rows = results.rows[results.rows["kind"] == "fidelity"]
-    if rows.empty:
-        return None
-    named = rows.assign(
-        heading=[_fidelity_heading(m, r) for m, r in zip(rows["metric"], rows["reduction"], strict=True)]
-    )
-    headings = [h for h in dict.fromkeys(named["heading"]) if h]
-    body: list[list[Cell]] = []
-    notes: list[str] = []
-    for (generator, real, role), part in named.groupby(["generator", "real", "role"], sort=False, dropna=False):
-        valued = part[part["value"].notna()]
-        images = [str(round(float(n))) for n in valued["images"].dropna().unique()]
-        leaks = [str(v) for v in part["leak"].dropna().unique() if str(v)]
-        notes.extend(LEAK_NOTE.format(leak) for leak in leaks if LEAK_NOTE.format(leak) not in notes)
-        cells = []
-        for heading in headings:
-            values = valued.loc[valued["heading"] == heading, "value"]
-            planned = (
-                int((part["metric"] == valued.loc[valued["heading"] == heading, "metric"].iloc[0]).sum())
-                if len(values)
-                else 0
-            )
-            shown = number(float(values.mean()), 4) if len(values) == planned else f"incomplete {len(values)}/{planned}"
-            cells.append(Cell(shown if len(values) else "–", mark="†" if leaks else ""))
-        if valued.empty:
-            cells = [Cell(str(part["status"].iloc[0])) for _ in headings]
-        fitted = "" if real != real or real == "" else str(round(float(str(real))))
-        body.append([Cell(str(generator)), Cell(fitted), Cell(str(role)), Cell(", ".join(images) or "–"), *cells])
-    records = rows[
-        ["generator", "real", "dataset", "role", "synthetic", "metric", "reduction", "value", "images", "status"]
-    ]
-    return Table(
-        "fidelity",
-        "Fidelity of the generators",
-        f"Fidelity of synthetic images, the feature network or mode in brackets; {setting(results)}.",
-        ["Generator", "Fitted on", "Reference role", "Images", *headings],
-        body,
-        notes=notes,
-        text_columns=3,
-        records=[{str(k): v for k, v in record.items()} for record in records.to_dict("records")],
-    )
-
-
-def _fidelity_heading(metric: object, reduction: object) -> str:
-    """Return a column heading: a metric with the network or mode it used."""
-    if metric != metric or not metric:
-        return ""
-    mode = "" if reduction != reduction else str(reduction or "")
-    return f"{metric_name(str(metric))} ({mode})" if mode else metric_name(str(metric))

@@ -79,7 +79,7 @@ class Table:
         name: file name without ending.
         title: short heading.
         caption: one sentence, ready for a paper.
-        columns: headings.
+        columns: headings; a line break in one makes two lines in LaTeX and a space elsewhere.
         rows: cells, as many a row as there are columns.
         rules: indices of rows that a thin rule stands before.
         notes: what the marks mean.
@@ -97,9 +97,13 @@ class Table:
     text_columns: int = 1
     records: Sequence[dict[str, object]] = field(default_factory=tuple)
 
+    def _headings(self) -> list[str]:
+        """Return the headings, each in one line."""
+        return [column.replace("\n", " ") for column in self.columns]
+
     def markdown(self) -> str:
         """Return a pipe table with its caption above and its notes below."""
-        heads = [Cell(c).markdown() for c in self.columns]
+        heads = [Cell(head).markdown() for head in self._headings()]
         align = [":--" if i < self.text_columns else "--:" for i in range(len(heads))]
         lines = [heads, align, *([cell.markdown() for cell in row] for row in self.rows)]
         body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -109,7 +113,7 @@ class Table:
     def _latex_size(self) -> tuple[str, str]:
         """Return the type size and column gap at which the widest rows fit between margins of two centimetres."""
         widths = [
-            max(len(cell) for cell in column)
+            max(len(line) for cell in column for line in cell.split("\n"))
             for column in zip(self.columns, *([cell.markdown() for cell in row] for row in self.rows), strict=True)
         ]
         characters = sum(widths)
@@ -130,7 +134,7 @@ class Table:
             *self._latex_size(),
             rf"\begin{{tabular}}{{@{{}}{align}@{{}}}}",
             r"\toprule",
-            " & ".join(escape_latex(c) for c in self.columns) + r" \\",
+            " & ".join(_latex_heading(c, align[i]) for i, c in enumerate(self.columns)) + r" \\",
             r"\midrule",
         ]
         for index, row in enumerate(self.rows):
@@ -147,14 +151,21 @@ class Table:
     def csv(self) -> str:
         """Return plain values: numbers at full precision, an empty field where there is none."""
         records = self.records or [
-            {head: cell.text for head, cell in zip(self.columns, row, strict=True)} for row in self.rows
+            {head: cell.text for head, cell in zip(self._headings(), row, strict=True)} for row in self.rows
         ]
         stream = io.StringIO()
-        writer = csv.DictWriter(stream, list(records[0]) if records else list(self.columns), lineterminator="\n")
+        writer = csv.DictWriter(stream, list(records[0]) if records else self._headings(), lineterminator="\n")
         writer.writeheader()
         for record in records:
             writer.writerow({k: _plain(v) for k, v in record.items()})
         return stream.getvalue()
+
+
+def _latex_heading(heading: str, side: str) -> str:
+    """Return a heading for a tabular, its lines above each other."""
+    lines = [escape_latex(line) for line in heading.split("\n")]
+    stacked = r" \\ ".join(lines)
+    return stacked if len(lines) == 1 else rf"\shortstack[{side}]{{{stacked}}}"
 
 
 def _plain(value: object) -> object:

@@ -53,10 +53,9 @@ def completeness(results: StudyResults) -> str:
     return f"incomplete {results.done}/{results.total}"
 
 
-def setting(results: StudyResults) -> str:
-    """Return the clauses that every caption shares: data, split, repetitions, budget, selection, completeness."""
+def _data(results: StudyResults) -> str:
+    """Return the clause that says which data: split, roles, size."""
     facts = results.facts
-    clauses = []
     data = str(facts.get("dataset", "")) or "the dataset"
     if facts.get("split"):
         digest = f", digest {str(facts['split_digest'])[:12]}" if facts.get("split_digest") else ""
@@ -66,7 +65,13 @@ def setting(results: StudyResults) -> str:
         data += " with " + ", ".join(f"{n} {role}" for role, n in roles.items()) + " images"
     if facts.get("size"):
         data += f" at {facts['size']} px"
-    clauses.append(data)
+    return data
+
+
+def setting(results: StudyResults) -> str:
+    """Return the clauses that every caption shares: data, split, repetitions, budget, selection, completeness."""
+    facts = results.facts
+    clauses = [_data(results)]
     seeds = facts.get("seeds") or []
     repeats = [count(len(seeds), "training seed")] if seeds else []
     if int(facts.get("folds") or 0) > 1:
@@ -76,11 +81,31 @@ def setting(results: StudyResults) -> str:
     for name in ("budget", "selection"):
         if facts.get(name):
             clauses.append(_clause(str(facts[name])))
-    if str(facts.get("protocol", "clean")) != "clean":
-        clauses.append(f"protocol {facts['protocol']}, which lets models see what they are scored on")
+    clauses.extend(_protocol(results))
     clauses.extend(_clause(str(e)) for e in facts.get("exclusions", []))
     clauses.append(completeness(results))
     return "; ".join(clauses)
+
+
+def generator_setting(results: StudyResults, done: int, total: int, *, averaged: bool = False) -> str:
+    """Return the clauses that captions about generators share: data, split, folds, completeness.
+
+    Args:
+        results: the study's results.
+        done: how many measurements have a result.
+        total: how many were planned.
+        averaged: whether numbers are means over folds.
+    """
+    folds = int(results.facts.get("folds") or 0)
+    repeats = [f"mean over {count(folds, 'fold')}"] if averaged and folds > 1 else []
+    complete = f"{'complete' if done == total else 'incomplete'} {done}/{total}"
+    return "; ".join([_data(results), *repeats, *_protocol(results), complete])
+
+
+def _protocol(results: StudyResults) -> list[str]:
+    """Return the clause that a protocol needs that is not the clean one."""
+    protocol = str(results.facts.get("protocol", "clean"))
+    return [] if protocol == "clean" else [f"protocol {protocol}, which lets models see what they are scored on"]
 
 
 def _clause(sentence: str) -> str:

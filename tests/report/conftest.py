@@ -10,7 +10,16 @@ import pandas as pd
 import pytest
 
 from harness.data.pairs import PairSet
-from harness.results import COLUMNS, Comparison, Failure, PredictionGrid, StudyResults
+from harness.results import (
+    COLUMNS,
+    ClosestPairs,
+    Comparison,
+    Failure,
+    MaskDiversity,
+    Measured,
+    PredictionGrid,
+    StudyResults,
+)
 
 METRICS = ("iou", "f1", "accuracy", "precision", "recall")
 
@@ -213,3 +222,140 @@ def full_study() -> StudyResults:
     return replace(
         results, rows=rows, real=real, synthetic=synthetic, predictions=[grid], notes=["Encoder weights are random."]
     )
+
+
+FID_NETWORK = "inception-clean"
+
+#: For each network, quantities of one generator in one fold as the collector writes them.
+GOOD = {
+    FID_NETWORK: {
+        "fid": 60.0, "fid-corrected": 41.0, "fid-corrected-low": 38.0, "fid-corrected-high": 44.0, "kid": 0.031,
+        "kid-deviation": 0.002, "prdc": 0.5, "precision": 0.7, "recall": 0.4, "density": 0.8, "coverage": 0.5,
+        "neighbours": 5.0, "n_real": 700.0,
+    },
+    "inception-pool-1": {"sifid": 0.35, "n_real": 700.0},
+    "tf_efficientnet_lite0": {"frechet-distance": 12.5, "n_real": 700.0},
+    "pixels-8": {"thumbnail-distance": 1.25, "n_real": 700.0},
+    "": {
+        "sim": 0.9312, "sim-black": 0.8421, "sim-real": 0.9544, "mask-area": 0.012, "mean-area-real": 0.153,
+        "mean-area-synthetic": 0.161, "mean-components-real": 1.1, "mean-components-synthetic": 1.25,
+        "empty-masks": 3.0, "n_real": 700.0,
+    },
+    "pixels-32": {
+        "memorisation": 0.52, "copied": 0.01, "copied-p-value": 0.61, "exact-copies": 0.0, "n_real": 700.0,
+    },
+}  # fmt: skip
+
+
+def generator_rows(
+    name: str, changes: dict[str, float] | None = None, *, images: int = 300, **columns: Any
+) -> list[dict[str, Any]]:
+    """The fidelity rows of one generator in one fold: ``GOOD`` with some quantities changed."""
+    base = dict.fromkeys(COLUMNS, "") | {"kind": "fidelity", "study": "simulated", "protocol": "clean"}
+    base |= {"cell": name, "generator": name, "arm": "synthetic", "real": 700, "synthetic": images, "fold": 0}
+    base |= {"dataset": "phantom", "role": "fit", "status": "done", "images": images, **columns}
+    return [
+        base | {"metric": metric, "reduction": network, "value": (changes or {}).get(metric, value)}
+        for network, quantities in GOOD.items()
+        for metric, value in quantities.items()
+    ]
+
+
+def checkpoint_rows(
+    cell: str, points: dict[int, dict[str, float]], chosen: int, problems: dict[int, str] | None = None, fold: int = 0
+) -> list[dict[str, Any]]:
+    """The selection rows of one part of a generator in one fold."""
+    base = dict.fromkeys(COLUMNS, "") | {"kind": "selection", "cell": cell, "generator": cell.split()[0], "fold": fold}
+    base |= {"dataset": "phantom", "role": "select", "images": 64, "status": "done"}
+    return [
+        base
+        | {"step": step, "metric": metric, "value": value}
+        | {"reduction": "selected" if step == chosen else (problems or {}).get(step, "")}
+        for step, values in points.items()
+        for metric, value in values.items()
+    ]
+
+
+def evidence(name: str, fold: int = 0, **changes: Any) -> Measured:
+    """What the figures show of one generator: areas, closest pairs and masks made from one."""
+    rng = np.random.default_rng(len(name) + fold)
+    pictures = pair_set(name, 7)
+    near = np.clip(pictures.images.astype(int) + rng.integers(-9, 9, pictures.images.shape), 0, 255).astype(np.uint8)
+    closest = ClosestPairs(
+        pictures.images, near, np.linspace(1.5, 9.0, 7), pictures.ids, tuple(f"train/{i}" for i in range(7))
+    )
+    mean = np.stack([np.roll(pictures.masks[0], shift, axis=1) for shift in range(4)]).mean(axis=0)
+    spread = np.sqrt(mean * (1 - mean))
+    diversity = MaskDiversity(
+        pictures.masks[:5], np.stack([mean] * 5), np.stack([spread] * 5), (10, 10, 9, 10, 10), pictures.ids[:5]
+    )
+    facts: dict[str, Any] = {
+        "arm": "synthetic", "reference": "held-out", "copies": False, "real_areas": rng.beta(2, 10, 700),
+        "areas": rng.beta(2, 8, 300), "closest": closest, "diversity": diversity,
+    }  # fmt: skip
+    return Measured(name, fold, **(facts | changes))
+
+
+def with_rows(results: StudyResults, rows: list[dict[str, Any]]) -> StudyResults:
+    """The same study with more rows."""
+    from dataclasses import replace
+
+    more = pd.DataFrame(rows, columns=list(COLUMNS)).replace("", None).assign(leak="")
+    return replace(results, rows=pd.concat([results.rows, more], ignore_index=True))
+
+
+@pytest.fixture
+def measured_study(study: Callable[..., StudyResults]) -> StudyResults:
+    """Two generators measured on equal numbers of images, one on more, real report images, and two selections."""
+    from dataclasses import replace
+
+    reference = {"fid": 30.0, "fid-corrected": 2.0, "kid": 0.001, "sim": 0.95, "mask-area": 0.004}
+    rows = generator_rows("dcgan")
+    rows += generator_rows(
+        "fastgan", {"fid": 55.0, "kid": 0.033, "fid-corrected": 42.0, "sim": 0.92, "exact-copies": 4}
+    )
+    rows += generator_rows("diffusion", {"fid": 50.0}, images=1000)
+    rows += generator_rows("real (report)", reference, images=300, arm="real", real=300, synthetic=0)
+    rows += checkpoint_rows(
+        "diffusion masks",
+        {
+            0: {"fid": 140.14, "sim": 0.8822},
+            50_000: {"fid": float("nan"), "sim": 0.8946},
+            200_000: {"fid": 87.83, "sim": 0.9165},
+        },
+        200_000,
+        {50_000: "empty masks"},
+    )
+    rows += checkpoint_rows("diffusion images", {88: {"fid": 119.34}, 135: {"fid": 104.78}}, 135)
+    results = with_rows(study({"real=100": 0.0, "real=100,dcgan=300": 0.1}), rows)
+    return replace(
+        results,
+        generators=["dcgan", "fastgan", "diffusion"],
+        measured=[
+            evidence("real (report)", arm="real", diversity=None),
+            evidence("dcgan"),
+            evidence("fastgan", copies=True, diversity=None),
+            evidence("diffusion", diversity=None),
+        ],
+        selection_networks={"diffusion masks": FID_NETWORK, "diffusion images": FID_NETWORK},
+    )
+
+
+@pytest.fixture
+def fidelity_rows() -> Callable[..., list[dict[str, Any]]]:
+    return generator_rows
+
+
+@pytest.fixture
+def selection_rows() -> Callable[..., list[dict[str, Any]]]:
+    return checkpoint_rows
+
+
+@pytest.fixture
+def measured_of() -> Callable[..., Measured]:
+    return evidence
+
+
+@pytest.fixture
+def add_rows() -> Callable[..., StudyResults]:
+    return with_rows
