@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import DataError
-from harness.home import store_folder
+from harness.metrics.kept import kept
 from harness.metrics.networks import FeatureNetwork, Mode
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 Images = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
 """uint8 (N, H, W, 3), or N arrays uint8 (H, W, 3) of any sizes (they may be decoded when asked for)."""
 
-_WORKERS = 2  # decoding and resizing threads; PIL releases the interpreter's lock
+_CORE_BATCH = 8  # images a core works on at once: a larger batch falls out of its cache
+_DECODERS = 8  # threads that decode and resize for an accelerator; PIL releases the interpreter's lock
+_BATCHES_AHEAD = 3
 
 
 def resize(image: NDArray[np.uint8], side: int, mode: Mode) -> NDArray[np.float32]:
@@ -42,11 +44,11 @@ def resize(image: NDArray[np.uint8], side: int, mode: Mode) -> NDArray[np.float3
         return resized.clamp(0, 255).numpy()
     from PIL import Image
 
-    channels = [
-        np.asarray(Image.fromarray(image[:, :, c].astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC))
-        for c in range(3)
-    ]
-    return np.stack(channels).clip(0, 255)
+    planes_out = np.empty((3, side, side), dtype=np.float32)
+    for channel, plane in zip(Image.fromarray(image).split(), planes_out, strict=True):
+        resized_channel = channel.convert("F").resize((side, side), Image.Resampling.BICUBIC)
+        np.clip(np.asarray(resized_channel), 0, 255, out=plane)
+    return planes_out
 
 
 def content_key(images: Images) -> str:
@@ -60,23 +62,70 @@ def content_key(images: Images) -> str:
     return digest.hexdigest()
 
 
-def _batches(images: Images, side: int, mode: Mode, batch_size: int) -> Iterator[NDArray[np.float32]]:
-    """Yield resized batches; the next ones are prepared by threads while the network works on the last."""
-    starts = range(0, len(images), batch_size)
-    with ThreadPoolExecutor(_WORKERS) as pool:
+def _chunks(count: int, size: int) -> list[range]:
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _on_cores(
+    images: Images, network: FeatureNetwork, mode: Mode, batch_size: int, told: Callable[[int], None]
+) -> list[NDArray[np.float32]]:
+    """Compute on the CPU: every core takes batches of its own from the decoding to the features.
+
+    One core a batch leaves no core waiting for another, neither at the end of a layer nor while one decodes; and the
+    features do not depend on how many cores there are.
+    """
+    import torch
+
+    cores = torch.get_num_threads()
+
+    def work(positions: range) -> NDArray[np.float32]:
+        torch.set_num_threads(1)
+        batch = torch.from_numpy(np.stack([resize(images[i], network.side, mode) for i in positions]))
+        with torch.inference_mode():
+            found = network.extract(batch.contiguous(memory_format=torch.channels_last)).float().numpy()
+        told(len(positions))
+        return found
+
+    try:
+        with ThreadPoolExecutor(cores) as pool:
+            return list(pool.map(work, _chunks(len(images), min(batch_size, _CORE_BATCH))))
+    finally:
+        torch.set_num_threads(cores)
+
+
+def _on_accelerator(
+    images: Images,
+    network: FeatureNetwork,
+    mode: Mode,
+    device: torch.device,
+    batch_size: int,
+    told: Callable[[int], None],
+) -> list[NDArray[np.float32]]:
+    """Compute on an accelerator, while threads decode and resize the batches to come."""
+    import torch
+
+    parts: list[NDArray[np.float32]] = []
+    waiting: deque[list[Future[NDArray[np.float32]]]] = deque()
+    chunks = iter(_chunks(len(images), batch_size))
+    with ThreadPoolExecutor(min(_DECODERS, os.cpu_count() or 1)) as pool, torch.inference_mode():
 
         def prepare(position: int) -> NDArray[np.float32]:
-            return resize(images[position], side, mode)
+            return resize(images[position], network.side, mode)
 
-        def begin(start: int) -> list[Future[NDArray[np.float32]]]:
-            return [pool.submit(prepare, position) for position in range(start, min(start + batch_size, len(images)))]
+        def begin() -> None:
+            positions = next(chunks, range(0))
+            if positions:
+                waiting.append([pool.submit(prepare, position) for position in positions])
 
-        waiting = [begin(start) for start in starts[:2]]
-        for position in range(len(starts)):
-            ready = waiting.pop(0)
-            if position + 2 < len(starts):
-                waiting.append(begin(starts[position + 2]))
-            yield np.stack([future.result() for future in ready])
+        for _ in range(_BATCHES_AHEAD):
+            begin()
+        while waiting:
+            batch = np.stack([future.result() for future in waiting.popleft()])
+            begin()
+            tensor = torch.from_numpy(batch).to(device).contiguous(memory_format=torch.channels_last)
+            parts.append(network.extract(tensor).float().cpu().numpy())
+            told(len(batch))
+    return parts
 
 
 def _compute(
@@ -90,14 +139,19 @@ def _compute(
     import torch
 
     network.module.to(device).to(memory_format=torch.channels_last)
-    parts: list[NDArray[np.float32]] = []
-    with torch.inference_mode():
-        for batch in _batches(images, network.side, mode, batch_size):
-            tensor = torch.from_numpy(batch).to(device).contiguous(memory_format=torch.channels_last)
-            parts.append(network.extract(tensor).float().cpu().numpy())
+    done = 0
+    lock = Lock()
+
+    def told(count: int) -> None:
+        nonlocal done
+        with lock:
+            done += count
             if progress:
-                progress(sum(map(len, parts)), len(images))
-    return np.concatenate(parts)
+                progress(done, len(images))
+
+    if device.type == "cpu":
+        return np.concatenate(_on_cores(images, network, mode, batch_size, told))
+    return np.concatenate(_on_accelerator(images, network, mode, device, batch_size, told))
 
 
 def features(
@@ -106,18 +160,18 @@ def features(
     *,
     device: torch.device,
     mode: Mode = "clean",
-    batch_size: int = 32,
+    batch_size: int = 64,
     keep: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
     """Return the features of images, from the store when the same pictures were measured before.
 
     Args:
-        images: N pictures, see :data:`Images`.
+        images: N pictures, see :data:`Images`; on the CPU several threads ask for them at once.
         network: which features.
         device: where to compute.
         mode: how pictures are resized to the network's input.
-        batch_size: changes nothing but memory and speed (beyond rounding, 1e-5).
+        batch_size: at most so many at once; changes nothing but memory and speed (beyond rounding, 1e-5).
         keep: whether to read and write the store.
         progress: called with images done and images in all.
 
@@ -129,16 +183,11 @@ def features(
     """
     if len(images) == 0:
         raise DataError("There are no images to take features of; give at least two.")
-    if not keep or network.fingerprint is None:
+
+    def compute() -> NDArray[np.float32]:
         return _compute(images, network, mode, device, batch_size, progress)
+
+    if not keep or network.fingerprint is None:
+        return compute()
     label = "-".join(part for part in (network.name, network.fingerprint, mode) if part)
-    path = store_folder() / "features" / re.sub(r"[^\w.-]", "_", label) / f"{content_key(images)}.npy"
-    if path.is_file():
-        return np.load(path)
-    computed = _compute(images, network, mode, device, batch_size, progress)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(handle, "wb") as file:
-        np.save(file, computed)
-    os.replace(temporary, path)  # noqa: PTH105 - one atomic rename, so that no reader sees half a file
-    return computed
+    return kept(label, content_key(images), compute)
