@@ -1,24 +1,50 @@
-"""Pictures to measure, wherever they are: a folder, a zip, a dataset by name, or a stored stage result."""
+"""Pictures to measure, wherever they are.
+
+A place is what ``harness metrics`` calls REAL and SYNTHETIC:
+
+* a folder or a zip of pictures; with the manifest that ``harness generator sample`` writes, they have a lineage;
+* a dataset, ``NAME``, or the images of one role, ``NAME:SPLIT:ROLE`` or, of the split that a study has when it says
+  nothing, ``NAME:ROLE``;
+* a stored stage result with pairs, by its folder or by its key (the first six digits or more).
+
+What exists on the disk comes first, then datasets, then keys.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
+import re
+import threading
 import zipfile
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, BinaryIO, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import DataError, HarnessError
+from harness.errors import DataError, HarnessError, nearest
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from harness.data.datasets import Dataset, Entry
+    from harness.data.pairs import PairSet
+
 _LARGEST_FILE = 2**28  # bytes that one member of a zip may unpack to
+_MASK_SIDE = 256  # pixels a side at which the masks of a dataset are compared
+_MANIFEST = "manifest.json"
+_KEY = re.compile(r"[0-9a-f]{6,64}")
+_WITH_PAIRS = ("sample", "refine")
+_WHAT = "give a folder or zip of pictures, a dataset (NAME, NAME:ROLE or NAME:SPLIT:ROLE) or a stored result's key"
+# What reading a file or a member of a zip raises: RuntimeError is a password, NotImplementedError a rare compression.
+_UNREADABLE = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -26,14 +52,59 @@ class PictureFile:
     """One picture that is not decoded yet.
 
     Attributes:
-        name: without folder and extension; what pictures of two sets are matched by.
+        name: its id for a picture of a dataset (``DATASET/ID``), else without folder and extension; what pictures of
+            two sets are matched by.
         shown: what a message calls it.
-        read: returns the bytes of the file.
+        open: opens the file.
+        sha256: what tells its content from any other, when that is known without reading it.
     """
 
     name: str
     shown: str
-    read: Callable[[], bytes]
+    open: Callable[[], AbstractContextManager[BinaryIO]]
+    sha256: str = ""
+
+    def read(self) -> bytes:
+        """Return the bytes of the file.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        try:
+            with self.open() as stream:
+                return stream.read()
+        except _UNREADABLE as error:
+            raise DataError(self._cannot_be_read(error)) from None
+
+    def decode(self, convert: Callable[[Image], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """Return what ``convert`` makes of the picture.
+
+        Raises:
+            DataError: it cannot be read or decoded.
+        """
+        from harness.data.decoding import open_picture
+
+        content = io.BytesIO(self.read())
+        try:
+            with open_picture(content) as picture:
+                return convert(picture)
+        except DataError as error:
+            raise DataError(f"{self.shown} {error}") from None
+
+    def problem(self) -> str:
+        """Look at the file's first bytes; return why it is no picture that can be read, or an empty string."""
+        from harness.data.decoding import open_picture
+
+        try:
+            with self.open() as stream, open_picture(stream):
+                return ""
+        except DataError as error:
+            return f"{self.shown} {error}"
+        except _UNREADABLE as error:
+            return self._cannot_be_read(error)
+
+    def _cannot_be_read(self, error: Exception) -> str:
+        return f"{self.shown} cannot be read ({error}); copy it again or take it out."
 
 
 class PictureFiles(Sequence[NDArray[np.uint8]]):
@@ -52,13 +123,13 @@ class PictureFiles(Sequence[NDArray[np.uint8]]):
     def __getitem__(self, index: int | slice) -> NDArray[np.uint8] | list[NDArray[np.uint8]]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        return _decode(self.files[index], _as_rgb)
+        return self.files[index].decode(_as_rgb)
 
     def content_key(self) -> str:
-        """Return the SHA-256 of the files' bytes, in order."""
+        """Return a SHA-256 over what tells the files' contents from any others, in order."""
         digest = hashlib.sha256(b"files")
         for file in self.files:
-            digest.update(hashlib.sha256(file.read()).digest())
+            digest.update(bytes.fromhex(file.sha256) or hashlib.sha256(file.read()).digest())
         return digest.hexdigest()
 
 
@@ -67,12 +138,15 @@ class Pictures:
     """A set of pictures with their names.
 
     Attributes:
-        names: of the pictures, in order.
+        names: of the pictures, in order: ids (``DATASET/ID`` for real ones) where they have any, else bare file names.
         images: N pictures uint8 (H, W, 3): an array, or files that are decoded when asked for.
+        lineage: for each picture the ids of the real ones it was made from (a real picture: its own); None for files
+            that nothing is known of.
     """
 
     names: tuple[str, ...]
     images: NDArray[np.uint8] | PictureFiles
+    lineage: tuple[frozenset[str], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -90,161 +164,291 @@ def _as_mask(picture: Image) -> NDArray[np.uint8]:
     return binarise(picture).astype(np.uint8)
 
 
-def _decode(file: PictureFile, convert: Callable[[Image], NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    from harness.data.decoding import open_picture
+class _Archive:
+    """A zip that is opened once. Its members are read one at a time, whichever thread asks."""
 
-    try:
-        with open_picture(io.BytesIO(file.read())) as picture:
-            return convert(picture)
-    except DataError as error:
-        raise DataError(f"{file.shown} {error}") from None
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{file.shown} cannot be read ({error}); copy it again or take it out.") from None
+    def __init__(self, place: Path) -> None:
+        try:
+            self._zip = zipfile.ZipFile(place)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise DataError(f"{place} is a damaged zip ({error}); copy it again.") from None
+        self._lock = threading.Lock()
+
+    def members(self) -> list[zipfile.ZipInfo]:
+        """Return the files in it, sorted by name."""
+        return sorted((m for m in self._zip.infolist() if not m.is_dir()), key=lambda member: member.filename)
+
+    @contextmanager
+    def open(self, member: zipfile.ZipInfo) -> Iterator[BinaryIO]:
+        """Open one member; until it is closed, other threads wait."""
+        if member.file_size > _LARGEST_FILE:
+            raise zipfile.BadZipFile(f"it would unpack to more than {_LARGEST_FILE >> 20} MiB")
+        with self._lock, self._zip.open(member) as stream:
+            yield cast(BinaryIO, stream)
 
 
-def _files_below(folder: Path) -> list[tuple[PurePosixPath, PictureFile]]:
+_Found = list[tuple[PurePosixPath, PictureFile]]
+
+
+def _on_disk(path: Path) -> PictureFile:
+    return PictureFile(path.stem, str(path), lambda: path.open("rb"))
+
+
+def _files_below(folder: Path) -> _Found:
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return [
-        (PurePosixPath(path.relative_to(folder).as_posix()), PictureFile(path.stem, str(path), path.read_bytes))
-        for path in paths
-    ]
+    return [(PurePosixPath(path.relative_to(folder).as_posix()), _on_disk(path)) for path in paths]
 
 
-def _files_in_zip(place: Path) -> list[tuple[PurePosixPath, PictureFile]]:
-    def reader(member: str) -> Callable[[], bytes]:
-        def read() -> bytes:
-            with zipfile.ZipFile(place) as archive:
-                if archive.getinfo(member).file_size > _LARGEST_FILE:
-                    raise DataError(f"would unpack to more than {_LARGEST_FILE >> 20} MiB; no picture is that large.")
-                return archive.read(member)
-
-        return read
-
-    with zipfile.ZipFile(place) as archive:
-        members = sorted(member.filename for member in archive.infolist() if not member.is_dir())
-    return [(PurePosixPath(m), PictureFile(PurePosixPath(m).stem, f"{place}/{m}", reader(m))) for m in members]
+def _files_in_zip(place: Path) -> _Found:
+    archive = _Archive(place)
+    paths = [(PurePosixPath(member.filename), member) for member in archive.members()]
+    return [(p, PictureFile(p.stem, f"{place}/{p}", partial(archive.open, member))) for p, member in paths]
 
 
-def _files_of_dataset(name: str, kind: str) -> list[PictureFile]:
-    from harness.data.datasets import Entry, open_dataset
+def _files_at(where: str) -> _Found:
+    """List every file of a folder or zip.
 
-    dataset = open_dataset(name)
+    Raises:
+        DataError: it is neither.
+    """
+    place = Path(where).expanduser()
+    if place.is_dir():
+        return _files_below(place)
+    if not place.exists():
+        raise DataError(f"{place} does not exist; {_WHAT}.")
+    if not zipfile.is_zipfile(place):
+        raise DataError(f"{place} is neither a folder nor a zip; {_WHAT}.")
+    return _files_in_zip(place)
 
-    def reader(entry: Entry) -> Callable[[], bytes]:
-        return lambda: dataset.native_files(entry)[0 if kind == "images" else 1]
 
-    return [PictureFile(entry.id, f"{name}/{entry.id}", reader(entry)) for entry in dataset.entries]
-
-
-def _files(where: str, kind: str) -> list[PictureFile]:
-    """Find the picture files of one kind (``images`` or ``masks``).
+def _pictures_among(found: _Found, kind: str, where: str) -> list[PictureFile]:
+    """Return the picture files of one kind (``images`` or ``masks``).
 
     A place that has folders ``images`` and ``masks`` gives what its name says; any other gives all its pictures.
     """
     from harness.data.decoding import EXTENSIONS
 
-    place = Path(where).expanduser()
-    if place.is_dir():
-        found = _files_below(place)
-    elif place.is_file():
-        if not zipfile.is_zipfile(place):
-            raise DataError(
-                f"{place} is neither a folder nor a zip; give a folder or zip of pictures, or a dataset's name."
-            )
-        found = _files_in_zip(place)
-    elif place.exists() or "/" in where:
-        raise DataError(f"{place} does not exist; give a folder or zip of pictures, or a dataset's name.")
-    else:
-        return _files_of_dataset(where, kind)
     visible = [(p, f) for p, f in found if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".")]
     sorted_out = [(p, f) for p, f in visible if kind in p.parts[:-1]]
     files = [file for _, file in sorted_out or visible]
     if not files:
-        raise DataError(f"{place} holds no pictures; give a folder or zip of PNG, JPEG, TIFF or BMP files.")
+        raise DataError(f"{where} holds no pictures; give a folder or zip of PNG, JPEG, TIFF or BMP files.")
     return files
 
 
-def _stored(where: str) -> Path | None:
-    """Return the folder with ``images.npy`` when ``where`` is a stored stage result (or its ``pairs`` folder)."""
+def _sampled_lineage(found: _Found, where: str, names: Sequence[str]) -> tuple[frozenset[str], ...] | None:
+    """Return the lineage that ``harness generator sample`` wrote beside its pictures; None when it made not all."""
+    manifests = [file for path, file in found if path.name == _MANIFEST]
     place = Path(where).expanduser()
-    return next((folder for folder in (place, place / "pairs") if (folder / "images.npy").is_file()), None)
+    if place.name == "images" and (beside := place.parent / _MANIFEST).is_file():
+        manifests.append(_on_disk(beside))
+    if len(manifests) != 1:
+        return None
+    try:
+        document = json.loads(manifests[0].read())
+        lineages = [frozenset(ids) for ids in document["lineages"]]
+        by_name = {_bare(row["id"]): lineages[row["lineage"]] for row in document["pairs"]}
+        return tuple(by_name[name] for name in names)
+    except (ValueError, TypeError, AttributeError, LookupError):  # another program's manifest, or of other pictures
+        return None
+
+
+def _names_a_dataset(where: str) -> bool:
+    return not Path(where).expanduser().exists() and "/" not in where
+
+
+def _part(where: str) -> tuple[Dataset, list[Entry]]:
+    """Open the dataset that ``NAME``, ``NAME:ROLE`` or ``NAME:SPLIT:ROLE`` names, with the entries that are meant.
+
+    Raises:
+        DataError: there is no such dataset, split or role.
+    """
+    from harness.data.datasets import open_dataset
+    from harness.data.splits import ROLES, make_splits, named_splits
+    from harness.study import DatasetDeclaration
+
+    name, *words = where.split(":")
+    dataset = open_dataset(name)
+    if not words:
+        return dataset, list(dataset.entries)
+    *split, role = words
+    if len(split) > 1:
+        raise DataError(f"{where!r} has {len(words) + 1} parts; write NAME, NAME:ROLE or NAME:SPLIT:ROLE.")
+    if role in named_splits() and not split:
+        raise DataError(f"{where!r} names a split and no role; write {', '.join(f'{where}:{r}' for r in ROLES)}.")
+    if role not in ROLES:
+        raise DataError(f"{where!r}: there is no role {role!r}{nearest(role, ROLES)}; there are: {', '.join(ROLES)}.")
+    declared = DatasetDeclaration(name=name)
+    way = {"named": split[0]} if split else declared.split.declaration()
+    ids = set(make_splits(dataset, way, declared.seed)[0].ids(role))
+    return dataset, [entry for entry in dataset.entries if entry.id in ids]
+
+
+def _images_of_dataset(where: str) -> Pictures:
+    dataset, entries = _part(where)
+
+    def opener(entry: Entry) -> Callable[[], BinaryIO]:
+        return lambda: io.BytesIO(dataset.native_files(entry)[0])
+
+    ids = [f"{dataset.name}/{entry.id}" for entry in entries]
+    files = [PictureFile(i, i, opener(entry), entry.sha256) for i, entry in zip(ids, entries, strict=True)]
+    return Pictures(tuple(ids), PictureFiles(files), tuple(frozenset({i}) for i in ids))
+
+
+def _stored(where: str) -> PairSet | None:
+    """Open the pairs of a stored stage result, by its folder, by the ``pairs`` in it, or by its key.
+
+    Raises:
+        DataError: it holds no pairs, they are damaged, or a key means no result or several.
+    """
+    from harness.data.datasets import INDEX
+    from harness.data.pairs import PairSet
+    from harness.home import data_folder, store_folder
+
+    place = Path(where).expanduser()
+    if not place.exists() and _KEY.fullmatch(where) and not (data_folder() / where / INDEX).is_file():
+        place = _folder_of_key(where)
+    for folder in (place, place / "pairs"):
+        if all((folder / name).is_file() for name in ("pairs.json", "images.npy", "masks.npy")):
+            try:
+                return PairSet.load(folder)
+            except (OSError, ValueError, LookupError) as error:
+                raise DataError(f"The pairs in {folder} are damaged ({error}); make them again.") from None
+    if place.resolve().parent.parent == store_folder().resolve() / "results":
+        raise DataError(_without_pairs(place.name, place.parent.name))
+    return None
+
+
+def _without_pairs(key: str, kind: str) -> str:
+    having = " or ".join(_WITH_PAIRS)
+    return f"{key[:12]} is the result of a {kind} stage, which has no pairs; give the result of a {having} stage."
+
+
+def _folder_of_key(start: str) -> Path:
+    """Return the folder of the one stored result with pairs whose key starts so.
+
+    Raises:
+        DataError: there is none, or several.
+    """
+    from harness.store import Store
+
+    store = Store()
+    found = [result for result in store.results() if result.key.startswith(start)]
+    # A key that --accept-code lets another result stand for has no folder of its own.
+    found = found or [result for kind in _WITH_PAIRS if (result := store.find(kind, start))]
+    fitting = [result for result in found if result.record["kind"] in _WITH_PAIRS]
+    if len(fitting) == 1:
+        return fitting[0].folder
+    if fitting:
+        shown = "; ".join(f"{r.key[: len(start) + 6]} ({r.record['label']})" for r in fitting[:8])
+        raise DataError(f"{len(fitting)} stored results start with {start!r}: {shown}; give more digits.")
+    if found:
+        raise DataError(_without_pairs(found[0].key, found[0].record["kind"]))
+    raise DataError(f"No stored result starts with {start!r}, and no folder, zip or dataset is called so; {_WHAT}.")
 
 
 def read_images(where: str) -> Pictures:
-    """Find the images of a folder, a zip, a dataset or a stored stage result; files are decoded later.
+    """Find the images of a place; files are decoded later, but their first bytes are looked at now.
+
+    Args:
+        where: a folder, a zip, a dataset or a role of one, or a stored result, as the module says.
 
     Raises:
-        DataError: there is no such place, or it holds no pictures.
+        DataError: there is no such place, it holds no pictures, or some that cannot be read (all are named).
     """
-    stored = _stored(where)
-    if stored:
-        from harness.data.pairs import PairSet
-
-        pairs = PairSet.load(stored)
-        return Pictures(pairs.ids, pairs.images)
-    files = _files(where, "images")
-    return Pictures(tuple(file.name for file in files), PictureFiles(files))
+    pairs = _stored(where)
+    if pairs is not None:
+        return Pictures(pairs.ids, pairs.images, pairs.lineage)
+    if _names_a_dataset(where):
+        return _images_of_dataset(where)
+    found = _files_at(where)
+    files = _pictures_among(found, "images", where)
+    problems = [problem for file in files if (problem := file.problem())]
+    if problems:
+        raise DataError(problems)
+    names = tuple(file.name for file in files)
+    return Pictures(names, PictureFiles(files), _sampled_lineage(found, where, names))
 
 
 def read_masks(where: str) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
-    """Read the masks of a folder, a zip, a dataset or a stored stage result: their names, and uint8 (N, H, W) in {0,
-    1}.
+    """Read the masks of a place: their names, and uint8 (N, H, W) in {0, 1}.
 
     Masks of a dataset, which may have any sizes, come at 256 pixels a side.
 
+    Args:
+        where: as for :func:`read_images`.
+
     Raises:
-        DataError: there is no such place, it holds no pictures, one is not a mask, or they are of different sizes.
+        DataError: there is no such place, it holds no pictures, some are no masks, or they are of different sizes (all
+            are named).
     """
-    stored = _stored(where)
-    if stored:
-        from harness.data.pairs import PairSet
-
-        pairs = PairSet.load(stored)
+    pairs = _stored(where)
+    if pairs is None and _names_a_dataset(where):
+        dataset, entries = _part(where)
+        pairs = dataset.decode(_MASK_SIDE).select(f"{dataset.name}/{entry.id}" for entry in entries)
+    if pairs is not None:
         return pairs.ids, pairs.masks
-    if not Path(where).expanduser().exists() and "/" not in where:
-        from harness.data.datasets import open_dataset
-
-        pairs = open_dataset(where).decode(256)
-        return pairs.ids, pairs.masks
+    files = _pictures_among(_files_at(where), "masks", where)
     problems: list[str] = []
     names: list[str] = []
     masks: list[NDArray[np.uint8]] = []
-    for file in _files(where, "masks"):
-        try:
-            mask = _decode(file, _as_mask)
-        except DataError as error:
-            problems += error.problems
-            continue
-        if masks and mask.shape != masks[0].shape:
+    for file, mask in zip(files, _decoded_masks(files), strict=True):
+        if isinstance(mask, DataError):
+            problems += mask.problems
+        elif masks and mask.shape != masks[0].shape:
             problems.append(
                 f"{file.shown} is {mask.shape[1]}x{mask.shape[0]} pixels, but {names[0]} is "
                 f"{masks[0].shape[1]}x{masks[0].shape[0]}; bring all masks to one size."
             )
-            continue
-        names.append(file.name)
-        masks.append(mask)
+        else:
+            names.append(file.name)
+            masks.append(mask)
     if problems:
         raise DataError(problems)
     return tuple(names), np.stack(masks)
 
 
+def _decoded_masks(files: Sequence[PictureFile]) -> Iterator[NDArray[np.uint8] | DataError]:
+    """Decode masks in a few threads; yield each, or what is wrong with it, in order."""
+    from harness.data.decoding import in_threads
+
+    def decode(index: int) -> NDArray[np.uint8] | DataError:
+        try:
+            return files[index].decode(_as_mask)
+        except DataError as error:
+            return error
+
+    return in_threads(decode, range(len(files)))
+
+
+def _bare(name: str) -> str:
+    """Return an id without its dataset or generator."""
+    return name.rpartition("/")[2]
+
+
 def matched(real: Pictures, synthetic: Pictures) -> list[tuple[int, int]]:
-    """Match pictures of two sets by name, as (real, synthetic) positions: a synthetic name may add
-    ``_NUMBER``.
+    """Match each synthetic picture with the real one it was made from, as (real, synthetic) positions.
+
+    Lineage says which that is. Without it the name does, to which a synthetic picture may add ``_NUMBER``. A bare file
+    name means an id of any dataset.
 
     Raises:
-        HarnessError: a synthetic picture has no real one, or two real ones have its name.
+        HarnessError: two real pictures have one name, or a synthetic one was not made from exactly one real picture
+            that is there.
     """
     position: dict[str, int] = {}
     for i, name in enumerate(real.names):
         if name in position:
             raise HarnessError(f"Two real pictures are called {name!r}; give each a name of its own.")
         position[name] = i
+    if synthetic.lineage is not None:
+        return _matched_by_lineage(position, synthetic.names, synthetic.lineage)
+    bare = {_bare(name): i for name, i in position.items()}
     pairs: list[tuple[int, int]] = []
     missing: list[str] = []
     for j, name in enumerate(synthetic.names):
         stem = name.rstrip("0123456789").rstrip("_-")
-        found = position.get(name, position.get(stem))
+        found = bare.get(name, bare.get(stem))
         if found is None:
             missing.append(name)
         else:
@@ -253,5 +457,26 @@ def matched(real: Pictures, synthetic: Pictures) -> list[tuple[int, int]]:
         raise HarnessError(
             f"{len(missing)} synthetic pictures have no real one of their name, such as {missing[0]!r}; name "
             "each after the real picture it was made from (NAME or NAME_NUMBER)."
+        )
+    return pairs
+
+
+def _matched_by_lineage(
+    position: dict[str, int], names: tuple[str, ...], lineage: tuple[frozenset[str], ...]
+) -> list[tuple[int, int]]:
+    other = [(name, len(seen)) for name, seen in zip(names, lineage, strict=True) if len(seen) != 1]
+    if other:
+        raise HarnessError(
+            f"SIFID needs images made from one real image each, but {len(other)} of {len(names)} synthetic ones were "
+            f"not, such as {other[0][0]!r}, made from {other[0][1]}; measure fid or kid instead."
+        )
+    sources = [next(iter(seen)) for seen in lineage]
+    found = [position.get(source, position.get(_bare(source))) for source in sources]
+    pairs = [(i, j) for j, i in enumerate(found) if i is not None]
+    if len(pairs) < len(names):
+        absent = next(source for source, i in zip(sources, found, strict=True) if i is None)
+        raise HarnessError(
+            f"{len(names) - len(pairs)} of {len(names)} synthetic pictures were made from real ones that are not among "
+            f"those given, such as {absent!r}; give the pictures that the generator was fitted on, such as DATASET:fit."
         )
     return pairs
