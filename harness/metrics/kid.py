@@ -26,21 +26,39 @@ class Kid:
     subset_size: int
 
 
-def _kernel(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    return (a @ b.T / a.shape[1] + 1) ** 3
+def _sums(
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    in_x: NDArray[np.bool_],
+    in_y: NDArray[np.bool_],
+    block: int = 1024,
+) -> tuple[float, NDArray[np.float64]]:
+    """Return the sum of the kernel over all pairs, and over the pairs of each subset (S,).
+
+    Each value of the kernel is computed once, block by block, and is summed for every subset by products with the
+    subsets' memberships (S, N) and (S, M); memory does not grow with the square.
+    """
+    whole, parts = 0.0, np.zeros(len(in_x))
+    for start in range(0, len(x), block):
+        kernel = (x[start : start + block] @ y.T / x.shape[1] + 1) ** 3
+        whole += float(kernel.sum())
+        parts += np.einsum("sm,sm->s", in_x[:, start : start + block].astype(np.float64) @ kernel, in_y)
+    return whole, parts
 
 
-def _discrepancy(a: NDArray[np.float64], b: NDArray[np.float64], block: int = 2048) -> float:
-    """Return the unbiased estimate from all pairs, block by block so that memory does not grow with the square."""
+def _own_sums(x: NDArray[np.float64], in_x: NDArray[np.bool_]) -> tuple[float, NDArray[np.float64]]:
+    """Return the same of one set with itself, without the pairs of a vector with itself."""
+    whole, parts = _sums(x, x, in_x, in_x)
+    diagonal = (np.einsum("ij,ij->i", x, x) / x.shape[1] + 1) ** 3
+    return whole - float(diagonal.sum()), parts - in_x @ diagonal
 
-    def total(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-        return float(sum(_kernel(x[i : i + block], y).sum() for i in range(0, len(x), block)))
 
-    def own(x: NDArray[np.float64]) -> float:
-        diagonal = ((np.einsum("ij,ij->i", x, x) / x.shape[1] + 1) ** 3).sum()
-        return (total(x, x) - float(diagonal)) / (len(x) * (len(x) - 1))
-
-    return own(a) + own(b) - 2 * total(a, b) / (len(a) * len(b))
+def _members(count: int, size: int, subsets: int, draw: np.random.Generator) -> NDArray[np.bool_]:
+    """Return random subsets of ``size`` of ``count``, as (subsets, count)."""
+    members = np.zeros((subsets, count), dtype=bool)
+    for row in members:
+        row[draw.choice(count, size, replace=False)] = True
+    return members
 
 
 def kernel_distance(
@@ -62,13 +80,15 @@ def kernel_distance(
         DataError: a set has fewer than two images.
     """
     a, b = np.asarray(real, dtype=np.float64), np.asarray(synthetic, dtype=np.float64)
-    if min(len(a), len(b)) < 2:
-        raise DataError(f"KID needs at least two images a side, got {len(a)} real and {len(b)} synthetic.")
-    value = _discrepancy(a, b)
-    size = max(2, min(subset_size, min(len(a), len(b)) // 2))
+    n, m = len(a), len(b)
+    if min(n, m) < 2:
+        raise DataError(f"KID needs at least two images a side, got {n} real and {m} synthetic.")
+    size = max(2, min(subset_size, min(n, m) // 2))
     draw = np.random.default_rng(seed)
-    estimates = [
-        _discrepancy(a[draw.choice(len(a), size, replace=False)], b[draw.choice(len(b), size, replace=False)])
-        for _ in range(subsets)
-    ]
+    in_a, in_b = _members(n, size, subsets, draw), _members(m, size, subsets, draw)
+    real_sum, real_parts = _own_sums(a, in_a)
+    synthetic_sum, synthetic_parts = _own_sums(b, in_b)
+    between_sum, between_parts = _sums(a, b, in_a, in_b)
+    value = real_sum / (n * (n - 1)) + synthetic_sum / (m * (m - 1)) - 2 * between_sum / (n * m)
+    estimates = (real_parts + synthetic_parts) / (size * (size - 1)) - 2 * between_parts / size**2
     return Kid(value, float(np.std(estimates, ddof=1)), size)

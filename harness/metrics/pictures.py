@@ -125,6 +125,10 @@ class PictureFiles(Sequence[NDArray[np.uint8]]):
             return [self[i] for i in range(*index.indices(len(self)))]
         return self.files[index].decode(_as_rgb)
 
+    def select(self, positions: Sequence[int]) -> PictureFiles:
+        """Return the pictures at ``positions``, still to be decoded."""
+        return PictureFiles([self.files[i] for i in positions])
+
     def content_key(self) -> str:
         """Return a SHA-256 over what tells the files' contents from any others, in order."""
         digest = hashlib.sha256(b"files")

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import DataError
+from harness.metrics.features import content_key
+from harness.metrics.kept import kept
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,33 @@ def most_similar(
     return 1 - fewest / pixels, which
 
 
-def similarity(real: NDArray[np.uint8], synthetic: NDArray[np.uint8]) -> Sim:
+def similarity(real: NDArray[np.uint8], synthetic: NDArray[np.uint8], *, keep: bool = False) -> Sim:
     """Return SIM of synthetic masks (N, H, W) against real ones (M, H, W), both uint8 in {0, 1}, with its references.
+
+    Args:
+        real: the reference.
+        synthetic: what to measure.
+        keep: whether to read and write the store: what the real masks score among each other takes as long as the
+            rest, and is the same for every set that is measured against them.
 
     Raises:
         DataError: the masks are of two sizes, or there are none.
     """
-    value, _ = most_similar(synthetic, real)
+    value = _kept(synthetic, real, keep)
     black = 1.0 - float(real.reshape(len(real), -1).mean(axis=1, dtype=np.float64).min())
-    among_real = most_similar(real, real, leave_one_out=True)[0].mean() if len(real) > 1 else float("nan")
+    among_real = _kept(real, real, keep, leave_one_out=True).mean() if len(real) > 1 else float("nan")
     return Sim(float(value.mean()), black, float(among_real))
+
+
+def _kept(
+    synthetic: NDArray[np.uint8], real: NDArray[np.uint8], keep: bool, *, leave_one_out: bool = False
+) -> NDArray[np.float64]:
+    """Return the similarity of each synthetic mask to its most similar real one, from the store if wanted."""
+
+    def compute() -> NDArray[np.float64]:
+        return most_similar(synthetic, real, leave_one_out=leave_one_out)[0]
+
+    if not keep:
+        return compute()
+    against = "itself" if leave_one_out else content_key(real)
+    return kept("sim", f"{content_key(synthetic)}-{against}", compute)

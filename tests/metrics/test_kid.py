@@ -31,7 +31,20 @@ def test_equal_to_the_formula_pair_by_pair():
 
 def test_blocks_change_nothing():
     a, b = features(50), features(40, 0.3, seed=1)
-    assert kid._discrepancy(a, b, block=7) == pytest.approx(kid._discrepancy(a, b, block=1000))
+    draw = np.random.default_rng(0)
+    in_a, in_b = draw.random((3, 50)) < 0.5, draw.random((3, 40)) < 0.5
+    small, large = (kid._sums(a, b, in_a, in_b, block=block) for block in (7, 1000))
+    assert small[0] == pytest.approx(large[0])
+    np.testing.assert_allclose(small[1], large[1])
+
+
+def test_the_deviation_is_that_of_estimates_from_the_subsets_alone():
+    a, b = features(20), features(16, 0.4, seed=1)
+    draw = np.random.default_rng(5)
+    in_a, in_b = kid._members(20, 8, 30, draw), kid._members(16, 8, 30, draw)
+    assert (in_a.sum(axis=1) == 8).all()
+    alone = [kernel_distance(a[i], b[j], subsets=2).value for i, j in zip(in_a, in_b, strict=True)]
+    assert kernel_distance(a, b, subsets=30, seed=5).deviation == pytest.approx(np.std(alone, ddof=1))
 
 
 def test_unbiased_over_many_draws_of_one_distribution():
