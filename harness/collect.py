@@ -277,8 +277,8 @@ class _Reader:
                 _copies(memorisation),
                 areas.get("real"),
                 areas.get("synthetic"),
-                _closest(_arrays(result, "closest.npz")),
-                _diversity(_arrays(result, "diversity.npz")),
+                ClosestPairs.of(_arrays(result, "closest.npz")),
+                MaskDiversity.of(_arrays(result, "diversity.npz")),
             )
 
     def image_table(self) -> pd.DataFrame:
@@ -446,20 +446,6 @@ def _arrays(result: Result, name: str) -> dict[str, np.ndarray]:
         return {}
     with np.load(path) as stored:
         return dict(stored)
-
-
-def _closest(arrays: dict[str, np.ndarray]) -> ClosestPairs | None:
-    if not arrays or not len(arrays["distance"]):
-        return None
-    ids = [tuple(str(name) for name in arrays[key]) for key in ("synthetic_ids", "real_ids")]
-    return ClosestPairs(arrays["synthetic"], arrays["real"], arrays["distance"], ids[0], ids[1])
-
-
-def _diversity(arrays: dict[str, np.ndarray]) -> MaskDiversity | None:
-    if not arrays or not len(arrays["count"]):
-        return None
-    counts, ids = tuple(int(n) for n in arrays["count"]), tuple(str(name) for name in arrays["ids"])
-    return MaskDiversity(arrays["real"], arrays["mean"], arrays["deviation"], counts, ids)
 
 
 def _arm(recipe: Recipe) -> str:

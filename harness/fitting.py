@@ -100,10 +100,13 @@ class LocalFitContext:
         self.device = device
         self.seed = seed
         self.save_every_s = save_every_s
-        self._on_progress = on_progress
+        self.on_progress = on_progress
         self._progress_every_s = progress_every_s
         self._saved_at = time.monotonic()
         self._reported_at = -math.inf
+        self._opened_at = time.monotonic()
+        self._seconds_before = 0.0
+        self._seconds_elsewhere = 0.0
         self._rows: list[str] = []
         folder.mkdir(parents=True, exist_ok=True)
         if not self._state_file.exists():
@@ -165,12 +168,12 @@ class LocalFitContext:
 
     def progress(self, done: int, total: int, unit: str = "steps") -> None:
         """Forward progress to the callback, rate-limited; the last step is never left out."""
-        if self._on_progress is None:
+        if self.on_progress is None:
             return
         now = time.monotonic()
         if done >= total or now - self._reported_at >= self._progress_every_s:
             self._reported_at = now
-            self._on_progress(done, total, unit)
+            self.on_progress(done, total, unit)
 
     def note(self, sentence: str) -> None:
         """Record a sentence once, however often it is said."""
@@ -187,6 +190,14 @@ class LocalFitContext:
         """Say whether ``save_every_s`` seconds have passed since the last save, or since the start."""
         return time.monotonic() - self._saved_at >= self.save_every_s
 
+    def seconds(self) -> float:
+        """Return how long the work in this folder has taken so far, in all its lives up to their last saves."""
+        return self._seconds_before + time.monotonic() - self._opened_at - self._seconds_elsewhere
+
+    def spent_elsewhere(self, seconds: float) -> None:
+        """Take time off that this process spent on other work."""
+        self._seconds_elsewhere += seconds
+
     def save_state(self, state: dict[str, Any]) -> None:
         """Save the training state: written beside the old one, synced to disk, then renamed over it."""
         import torch
@@ -195,7 +206,7 @@ class LocalFitContext:
         logged = self.metrics_file.stat().st_size if self.metrics_file.exists() else 0
         temporary = self._state_file.with_name(f".state.pt.{os.getpid()}")
         with temporary.open("wb") as stream:
-            torch.save({"state": state, "metrics_bytes": logged}, stream)
+            torch.save({"state": state, "metrics_bytes": logged, "seconds": self.seconds()}, stream)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(self._state_file)
@@ -209,6 +220,7 @@ class LocalFitContext:
             return None
         saved = torch.load(self._state_file, map_location="cpu", weights_only=True)
         self._rows.clear()
+        self._seconds_before = float(saved.get("seconds", 0.0))
         if self.metrics_file.exists() and self.metrics_file.stat().st_size > saved["metrics_bytes"]:
             os.truncate(self.metrics_file, saved["metrics_bytes"])
         return dict(saved["state"])
@@ -237,7 +249,12 @@ def _record_checkpoints(folder: Path, checkpoints: list[Checkpoint]) -> None:
     write_atomically(folder / "checkpoints.json", json.dumps(rows))
 
 
-def run_fit(generator: Generator, pairs: PairSet, context: LocalFitContext) -> list[Checkpoint]:
+def run_fit(
+    generator: Generator,
+    pairs: PairSet,
+    context: LocalFitContext,
+    on_checkpoint: Callable[[Checkpoint], None] | None = None,
+) -> list[Checkpoint]:
     """Run a generator's fit to its end, or take it up where it was killed, and return all its checkpoints.
 
     A resumed fit need not yield again what it yielded before it was killed: each checkpoint is recorded as it comes,
@@ -247,6 +264,7 @@ def run_fit(generator: Generator, pairs: PairSet, context: LocalFitContext) -> l
         generator: the plugin.
         pairs: the real pairs it is given.
         context: over the folder that holds everything about this fit.
+        on_checkpoint: is given each checkpoint when it is recorded, while the fit waits.
 
     Raises:
         PluginError: it yielded no checkpoint, steps that do not increase, a folder outside its own, or claims to have
@@ -278,6 +296,8 @@ def run_fit(generator: Generator, pairs: PairSet, context: LocalFitContext) -> l
             last, context.folder / checkpoint.folder.resolve().relative_to(context.folder.resolve()), checkpoint.seen
         )
         _record_checkpoints(context.folder, sorted(checkpoints.values(), key=lambda c: c.step))
+        if on_checkpoint:
+            on_checkpoint(checkpoints[last])
     if not checkpoints:
         raise PluginError(
             f"Generator {generator.name!r} yielded no checkpoint; fit must yield at least one, the last one last."

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from harness.errors import DataError, DeclarationError
+from harness.errors import DataError, DeclarationError, HarnessError
 from harness.plugins import load_plugin
-from harness.stage_graph import Cell, Plan, PlanBuilder, Pool, Stage
+from harness.stage_graph import Cell, Plan, PlanBuilder, Pool, Reference, Stage
 from harness.study import ROLES, expand_recipes
 from harness.study_file import LoadedStudy
 
-__all__ = ["Cell", "Plan", "Pool", "Stage", "build_plan", "missing_weights", "plan_fit"]
+__all__ = ["Cell", "Plan", "Pool", "Reference", "Stage", "build_plan", "missing_weights", "plan_fit"]
 
 
 def build_plan(loaded: LoadedStudy) -> Plan:
@@ -66,6 +66,10 @@ def build_plan(loaded: LoadedStudy) -> Plan:
         if study.fidelity and name not in used:
             for fold in range(len(splits)):
                 builder.pool(name, declared_generator, fold, None, control=False)
+    if study.fidelity and plan.pools:
+        for role in study.fidelity.references:
+            for fold in range(len(splits)):
+                builder.reference(role, fold)
     plan.notes += [note for split in splits for note in split.notes]
     plan.notes += _notes_on_generators(plan)
     if plan.pools and len(study.seeds) > 1:
@@ -89,20 +93,40 @@ def missing_weights(plan: Plan) -> list[str]:
     for generator, declared in study.generators.items():
         for part, use in declared.uses():
             place = ("generators", generator, part)
-            chosen_by = [use.select.by, use.select.then] if use.select else []
-            names = [name for metric in chosen_by if metric for name in FIDELITY[metric].needs_weights]
+            chosen_by = use.select.metrics() if use.select else ()
+            names = [name for metric in chosen_by for name in FIDELITY[metric].needs_weights]
             for name in (*load_plugin("generators", use.plugin).create(**use.values()).weights(), *names):
                 needed.setdefault(name, place)
     for i, metric in enumerate(study.fidelity.metrics if study.fidelity else ()):
         for name in FIDELITY[metric].needs_weights:
             needed.setdefault(name, ("fidelity", "metrics", i))
-    return [
+    return _missing_networks(plan) + [
         f"{document.origin(place)}: {'.'.join(map(str, place))}: needs the weights {name}, which are not on this "
         f"machine; get them with `harness weights fetch {name}` or `harness weights add {name} FILE`, or declare "
         f"{'random weights (encoder_weights: random)' if place[0] == 'segmenters' else 'another plugin or metric'}"
         for name, place in needed.items()
         if not _is_here(name)
     ]
+
+
+def _missing_networks(plan: Plan) -> list[str]:
+    """Return a sentence for each feature network of ``frechet-distance`` that cannot be had here."""
+    from harness.metrics.networks import network_named
+
+    study, document = plan.loaded.study, plan.loaded.document
+    named: dict[tuple[str | int, ...], str | None] = {("fidelity",): study.fidelity.network if study.fidelity else None}
+    for generator, declared in study.generators.items():
+        for part, use in declared.uses():
+            named["generators", generator, part, "select"] = use.select.network if use.select else None
+    problems = []
+    for place, name in named.items():
+        try:
+            if name:
+                network_named(name)
+        except HarnessError as error:
+            where = (*place, "network")
+            problems.append(f"{document.origin(where)}: {'.'.join(map(str, where))}: {error}")
+    return problems
 
 
 def _is_here(weights: str) -> bool:

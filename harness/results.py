@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +125,14 @@ class ClosestPairs:
     synthetic_ids: tuple[str, ...]
     real_ids: tuple[str, ...]
 
+    @classmethod
+    def of(cls, arrays: Mapping[str, NDArray[Any]]) -> ClosestPairs | None:
+        """Return the pairs that ``harness.metrics.evidence.closest`` found, None when there are none."""
+        if not arrays or not len(arrays["distance"]):
+            return None
+        ids = [tuple(str(name) for name in arrays[key]) for key in ("synthetic_ids", "real_ids")]
+        return cls(arrays["synthetic"], arrays["real"], arrays["distance"], ids[0], ids[1])
+
 
 @dataclass(frozen=True)
 class MaskDiversity:
@@ -142,6 +151,14 @@ class MaskDiversity:
     deviation: NDArray[np.floating]
     counts: tuple[int, ...]
     ids: tuple[str, ...]
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, NDArray[Any]] | None) -> MaskDiversity | None:
+        """Return what ``harness.metrics.evidence.diversity`` found, None when there is nothing."""
+        if not arrays or not len(arrays["count"]):
+            return None
+        counts, ids = tuple(int(n) for n in arrays["count"]), tuple(str(name) for name in arrays["ids"])
+        return cls(arrays["real"], arrays["mean"], arrays["deviation"], counts, ids)
 
 
 @dataclass(frozen=True)

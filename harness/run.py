@@ -61,6 +61,7 @@ def targets(plan: Plan, only: Sequence[str] = ()) -> list[str]:
         )
     keys = [cell.evaluate for cell in plan.cells]
     keys += [pool.fidelity for pool in plan.pools if pool.fidelity]
+    keys += [reference.key for reference in plan.references]
     keys += [pool.key for pool in plan.pools]
     return list(dict.fromkeys([*keys, *plan.datasets.values()]))
 
@@ -72,7 +73,11 @@ def matches(label: str, seed: int, fold: int, only: Sequence[str]) -> bool:
 
 
 def specification(stage: Stage, plan: Plan, store: Store) -> dict[str, Any]:
-    """Return a stage as JSON, with everything ``python -m harness.stage`` needs."""
+    """Return a stage as JSON, with everything ``python -m harness.stage`` needs.
+
+    A fit also names the select stages that wait for it, whose scores it computes as checkpoints come.
+    """
+    waiting = [s for s in plan.stages.values() if s.kind == "select" and stage.key in s.inputs["fit"]]
     return {
         "kind": stage.kind,
         "label": stage.label,
@@ -86,6 +91,7 @@ def specification(stage: Stage, plan: Plan, store: Store) -> dict[str, Any]:
         "store": str(store.root),
         "home": str(home()),
         "device": "auto",
+        "selections": [specification(select, plan, store) for select in waiting] if stage.kind == "fit" else [],
     }
 
 

@@ -25,7 +25,7 @@ from harness.home import threads
 from harness.store import Store, write_json
 
 #: Kinds that take up saved state; others start from an empty folder.
-RESUMABLE = ("fit", "train")
+RESUMABLE = ("fit", "select", "train")
 _LIBRARIES = ("torch", "numpy", "segmentation-models-pytorch", "kornia", "pillow", "timm")
 
 
@@ -101,7 +101,6 @@ def run_stage(spec: dict[str, Any], on_progress: Any = None) -> bool:
     """
     store = Store(Path(spec["store"]))
     folder = store.work_folder(spec["key"])
-    started = time.time()
     try:
         # One process at a time in a work folder, even while an orphan of a killed harness is still dying.
         with store.working_on(spec["key"]):
@@ -109,7 +108,7 @@ def run_stage(spec: dict[str, Any], on_progress: Any = None) -> bool:
                 return True
             if spec["kind"] not in RESUMABLE:
                 shutil.rmtree(folder, ignore_errors=True)
-            _compute(spec, store, folder, started, on_progress)
+            _compute(spec, store, folder, on_progress)
     except Exception as error:
         reason = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
         trace = "" if isinstance(error, HarnessError) else traceback.format_exc()
@@ -119,7 +118,7 @@ def run_stage(spec: dict[str, Any], on_progress: Any = None) -> bool:
     return True
 
 
-def _compute(spec: dict[str, Any], store: Store, folder: Path, started: float, on_progress: Any) -> None:
+def _compute(spec: dict[str, Any], store: Store, folder: Path, on_progress: Any) -> None:
     import torch
 
     from harness.fitting import LocalFitContext
@@ -134,7 +133,7 @@ def _compute(spec: dict[str, Any], store: Store, folder: Path, started: float, o
     module = importlib.import_module(f"harness.stages.{spec['kind']}")
     values = module.run(RunningStage(spec, store, context, device))
     context.flush()
-    seconds = time.time() - started
+    seconds = context.seconds()
     record = {name: spec[name] for name in ("kind", "label", "key", "identity", "parts", "inputs", "attachments")}
     record |= {"values": values, "notes": context.notes(), "seconds": seconds, "finished": time.time()}
     record |= environment(device)

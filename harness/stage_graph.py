@@ -86,6 +86,16 @@ class Pool:
     control: bool
 
 
+@dataclass(frozen=True)
+class Reference:
+    """Real images of a role, measured like a generator's: ``key`` of the stage that measures its ``count`` images."""
+
+    role: str
+    fold: int
+    key: str
+    count: int
+
+
 @dataclass
 class Plan:
     """The stages of a study in an order that respects their inputs, and what they are for."""
@@ -98,6 +108,7 @@ class Plan:
     stages: dict[str, Stage] = field(default_factory=dict)
     cells: list[Cell] = field(default_factory=list)
     pools: list[Pool] = field(default_factory=list)
+    references: list[Reference] = field(default_factory=list)
     datasets: dict[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -274,7 +285,7 @@ class PlanBuilder:
         conditions = {"masks": (masks,)} if masks else {}
         selected = ""
         if use.select:
-            parameters = {**use.select.model_dump(mode="json"), "seed": declared.seed}
+            parameters = {**_named_network(use.select.model_dump(mode="json")), "seed": declared.seed}
             selected = self.stage(
                 "select",
                 f"select {named}",
@@ -283,6 +294,7 @@ class PlanBuilder:
                 plugin=plugin,
                 use=use,
                 seed=declared.seed,
+                attachments={"network": use.select.network},
                 amount=use.select.samples,
             )
         inputs = {"dataset": dataset, "fit": (fit,), **({"select": (selected,)} if selected else {}), **conditions}
@@ -299,10 +311,23 @@ class PlanBuilder:
         return sample, selected
 
     def _fidelity(self, where: str, fold: int, pool: str) -> str:
+        return self._measured(f"measure {where}", {"dataset": (self.plan.datasets[fold],), "pool": (pool,)})
+
+    def _measured(self, label: str, inputs: dict[str, tuple[str, ...]], **of: str) -> str:
         declared = self.study.fidelity
         assert declared is not None
-        inputs = {"dataset": (self.plan.datasets[fold],), "pool": (pool,)}
-        return self.stage("fidelity", f"measure {where}", declared.model_dump(mode="json"), inputs)
+        parameters = _named_network(declared.model_dump(mode="json", exclude={"references"})) | of
+        return self.stage("fidelity", label, parameters, inputs, attachments={"network": declared.network})
+
+    def reference(self, role: Role, fold: int) -> None:
+        """Add the stage that measures the real images of a role like synthetic ones, unless they are the reference."""
+        count = len(self.plan.splits[fold].ids(role))
+        assert self.study.fidelity is not None
+        if count < 2 or role == self.study.fidelity.against:
+            return
+        label = f"measure real ({role}){self._fold_suffix(fold)}"
+        key = self._measured(label, {"dataset": (self.plan.datasets[fold],)}, real=role)
+        self.plan.references.append(Reference(role, fold, key, count))
 
     # segmenters
 
@@ -390,6 +415,15 @@ def _absolute(target: str) -> str:
     """Make the path of ``path/to/file.py:Class`` absolute, so that a stage finds it from anywhere."""
     where, colon, attribute = target.rpartition(":")
     return f"{Path(where).resolve()}{colon}{attribute}" if where.endswith(".py") else target
+
+
+def _named_network(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Replace the files that a feature network's name points at by what they hold."""
+    if not parameters["network"]:
+        return parameters
+    name, at, path = parameters["network"].partition("@")
+    code, colon, attribute = name.rpartition(":")
+    return {**parameters, "network": [_portable(code), f"{colon}{attribute}", at, _portable(path)]}
 
 
 def _portable(value: Any) -> Any:

@@ -93,6 +93,11 @@ class Selection(Section):
     among: tuple[int, ...] | None = Field(None, description="checkpoint steps to consider; all when left out")
     samples: int = Field(200, ge=2, description="how many images are sampled from each checkpoint")
     against: Literal["fit", "select"] = Field("fit", description="role whose real images are the reference")
+    network: str | None = Field(None, description="feature network of frechet-distance")
+
+    def metrics(self) -> tuple[str, ...]:
+        """Return the metrics that checkpoints are scored by."""
+        return (self.by, self.then) if self.then else (self.by,)
 
 
 class PluginUse(BaseModel):
@@ -238,9 +243,13 @@ class Evaluate(Section):
 class Fidelity(Section):
     """How generators are measured, besides by what they do for segmenters."""
 
-    metrics: tuple[str, ...] = ("thumbnail-distance", "mask-area", "sim")
+    metrics: Annotated[tuple[str, ...], AfterValidator(_distinct)] = ("thumbnail-distance", "mask-area", "sim")
     samples: int | None = Field(None, ge=2, description="first so many of the pool; all when left out")
     against: Literal["fit", "select", "report"] = "fit"
+    references: Annotated[tuple[Literal["select", "report"], ...], AfterValidator(_distinct)] = Field(
+        ("report",), description="roles whose real images are measured like synthetic ones: the floor they reach"
+    )
+    network: str | None = Field(None, description="feature network of frechet-distance")
 
 
 class ReportDeclaration(Section):

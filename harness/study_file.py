@@ -317,16 +317,27 @@ def _check_metrics(study: Study, report: Any) -> None:
     for name, declared in study.generators.items():
         for part, use in declared.uses():
             if use.select:
-                wanted += [
-                    (("generators", name, part, "select", key), metric)
-                    for key, metric in (("by", use.select.by), ("then", use.select.then))
-                    if metric
-                ]
+                place = ("generators", name, part, "select")
+                wanted += [((*place, key), m) for key, m in zip(("by", "then"), use.select.metrics(), strict=False)]
+                _check_network(use.select.metrics(), use.select.network, place, report)
     if study.fidelity:
         wanted += [(("fidelity", "metrics", i), metric) for i, metric in enumerate(study.fidelity.metrics)]
+        _check_network(study.fidelity.metrics, study.fidelity.network, ("fidelity",), report)
     for location, metric in wanted:
         if metric not in allowed:
             report(location, f"no fidelity metric {metric!r}{nearest(metric, allowed)}; allowed: {', '.join(allowed)}")
+
+
+def _check_network(metrics: tuple[str, ...], network: str | None, location: Location, report: Any) -> None:
+    """Check that a feature network stands where it is read, and nowhere else."""
+    if "frechet-distance" in metrics and not network:
+        example = "network: tu-tf_efficientnet_lite0"
+        report(location, f"frechet-distance needs a feature network of yours; add one, such as {example}")
+    if network and "frechet-distance" not in metrics:
+        report(
+            (*location, "network"),
+            f"{network!r} is read by frechet-distance only, which is not measured; add it, or take network out",
+        )
 
 
 def study_schema() -> str:

@@ -74,8 +74,8 @@ def test_a_refiner_has_seen_what_it_names_or_else_everything(temp_study: Any, re
     assert provenance["refined"]
 
 
-def row(step: int, fid: float, sim: float = 0.0, constant: bool = False) -> dict[str, Any]:
-    return {"step": step, "fid": fid, "sim": sim, "constant": constant}
+def row(step: int, fid: float, sim: float = 0.0, problem: str = "") -> dict[str, Any]:
+    return {"step": step, "fid": fid, "sim": sim, "problem": problem}
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def row(step: int, fid: float, sim: float = 0.0, constant: bool = False) -> dict
         ([row(1, 1.0), row(2, 1.0)], 1),
         ([row(1, math.nan), row(2, 9.0)], 2),
         ([row(1, -math.inf), row(2, 9.0)], 2),
-        ([row(1, 0.0, constant=True), row(2, 9.0)], 2),
+        ([row(1, 0.0, problem="constant"), row(2, 9.0)], 2),
     ],
 )
 def test_the_best_checkpoint_is_chosen_by_score_then_tie_breaker_then_the_earlier(
@@ -96,8 +96,11 @@ def test_the_best_checkpoint_is_chosen_by_score_then_tie_breaker_then_the_earlie
 
 
 def test_when_nothing_is_sound_nothing_is_chosen() -> None:
-    with pytest.raises(HarnessError, match="No checkpoint can be chosen by fid"):
-        choose([row(1, math.nan), row(2, 1.0, constant=True)], ["fid"], [True])
+    with pytest.raises(
+        HarnessError,
+        match=r"No checkpoint can be chosen by fid \(1: its score is not a number; 2: all its 8 masks are empty\)",
+    ):
+        choose([row(1, math.nan), row(2, 1.0, problem="all its 8 masks are empty")], ["fid"], [True])
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=8), st.booleans())

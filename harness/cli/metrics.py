@@ -18,13 +18,19 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Metrics on folders, zips, datasets and stored results.", no_args_is_help=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Real = Annotated[str, typer.Argument(help="Real pictures: a folder, a zip, a dataset's name, or a stored result.")]
+_PLACE = "a folder, a zip, a dataset (NAME, NAME:ROLE, NAME:SPLIT:ROLE), or a stored result's folder or key"
+Real = Annotated[str, typer.Argument(help=f"Real pictures: {_PLACE}.")]
 Synthetic = Annotated[str, typer.Argument(help="Synthetic pictures, likewise.")]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps.")]
 Network = Annotated[
-    str, typer.Option(help="fid-inception, fid-inception-64|192|768, or a segmentation encoder such as resnet34.")
+    str,
+    typer.Option(
+        help="fid-inception, fid-inception-64|192|768, a segmentation encoder such as resnet34, torchvision:NAME, "
+        "timm:NAME (each also with @FILE of weights), or path/to/file.py:Class."
+    ),
 ]
 Mode = Annotated[str, typer.Option(help="How pictures are resized: clean, or legacy for old papers' numbers.")]
+Figures = Annotated[Path | None, typer.Option(help="Folder to draw the figures of the measurement into.")]
 
 
 def _emit(document: Mapping[str, Any], as_json: bool) -> None:
@@ -74,7 +80,8 @@ def _features(real: str, synthetic: str, network: str, mode: str, device: str) -
     chosen = networks.network_named(network, wanted)
 
     def progress(done: int, total: int) -> None:
-        typer.echo(f"features {done}/{total}", err=True)
+        if done == total or done // 100 > (done - 8) // 100:
+            typer.echo(f"features {done}/{total}", err=True)
 
     a, b = (features(found.images, chosen, device=where, mode=wanted, progress=progress) for found in sets)
     facts = {"n_real": len(sets[0]), "n_synthetic": len(sets[1]), "network": chosen.name, "mode": mode}
@@ -100,18 +107,35 @@ def fid(
     synthetic: Synthetic,
     network: Network = "fid-inception",
     mode: Mode = "clean",
+    seed: Annotated[int, typer.Option(help="Of the subsets that KID and the correction draw.")] = 0,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Fréchet Inception Distance (clean-fid's procedure); with another network, a Fréchet distance named after it."""
+    """Fréchet Inception Distance (clean-fid's procedure); with another network, a Fréchet distance named after it.
+
+    Below 2048 images, KID and a bias-corrected value stand beside it.
+    """
+    from harness.metrics.fidelity import beside_fid
     from harness.metrics.frechet import frechet_distance
 
     a, b, facts = _features(real, synthetic, network, mode, device)
-    name = "fid" if network == "fid-inception" else "frechet-distance"
-    smallest = min(len(a), len(b))
-    small = f"Biased upwards below 2048 images (here {smallest}): compare only at equal numbers of images."
-    note = small if smallest < 2048 else ""
-    _emit({name: frechet_distance(a, b), **facts, "notes": note}, as_json)
+    if network == "fid-inception":
+        _emit({"fid": frechet_distance(a, b), **beside_fid(a, b, seed), **facts}, as_json)
+    else:
+        _emit({"frechet-distance": frechet_distance(a, b), **facts}, as_json)
+
+
+@app.command("frechet-distance")
+def frechet(
+    real: Real,
+    synthetic: Synthetic,
+    network: Annotated[str, typer.Option(help="As for fid; it is named beside the number.")],
+    mode: Mode = "clean",
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Fréchet distance of the features of a network of yours; no FID."""
+    fid(real, synthetic, network, mode, 0, device, as_json)
 
 
 @app.command()
@@ -154,14 +178,16 @@ def prdc(
 
 @app.command()
 def sifid(real: Real, synthetic: Synthetic, device: Device = "auto", as_json: AsJson = False) -> None:
-    """Single Image FID of each synthetic picture against the real one of its name (NAME or NAME_NUMBER)."""
+    """Single Image FID of each synthetic picture against the real one it was made from.
+
+    Stored results and sampled folders know their sources; other pictures are matched by name (NAME or NAME_NUMBER).
+    """
     from harness.metrics.pictures import matched, read_images
     from harness.metrics.sifid import NETWORK, single_image_distances
 
     originals, made = read_images(real), read_images(synthetic)
-    pairs = matched(originals, made)
     distances = single_image_distances(
-        [originals.images[i] for i, _ in pairs], [made.images[j] for _, j in pairs], device=_device(device)
+        originals.images, made.images, device=_device(device), pairs=matched(originals, made), keep=True
     )
     values = {"sifid": float(distances.mean()), "sifid-deviation": float(distances.std())}
     counts = {"n_real": len(originals), "n_synthetic": len(made)}
@@ -171,53 +197,85 @@ def sifid(real: Real, synthetic: Synthetic, device: Device = "auto", as_json: As
 @app.command()
 def sim(real: Real, synthetic: Synthetic, as_json: AsJson = False) -> None:
     """SIM of masks: mean share of pixels equal to the most similar real mask, beside what shows how it can be gamed."""
-    from harness.metrics.pictures import read_masks
+    from harness.metrics.pictures import read_both_masks
     from harness.metrics.sim import similarity
 
-    (real_names, real_masks), (names, masks) = read_masks(real), read_masks(synthetic)
-    found = similarity(real_masks, masks)
+    (real_names, real_masks), (names, masks) = read_both_masks(real, synthetic)
+    found = similarity(real_masks, masks, keep=True)
     references = {"all-black": found.black, "real-leave-one-out": found.leave_one_out}
     _emit({"sim": found.value, **references, "n_real": len(real_names), "n_synthetic": len(names)}, as_json)
 
 
 @app.command("mask-area")
-def mask_area(real: Real, synthetic: Synthetic, as_json: AsJson = False) -> None:
-    """Wasserstein distance between the polyp areas of masks (shares of the image), and their histograms."""
-    from harness.metrics import masks as statistics
-    from harness.metrics.pictures import read_masks
+def mask_area(real: Real, synthetic: Synthetic, figures: Figures = None, as_json: AsJson = False) -> None:
+    """Wasserstein distance between the polyp areas of masks (shares of the image), their histograms and components.
 
-    (_, a), (_, b) = read_masks(real), read_masks(synthetic)
-    histograms = {
-        "histogram-real": statistics.area_histogram(a).tolist(),
-        "histogram-synthetic": statistics.area_histogram(b).tolist(),
-    }
-    parts = {
-        "mean-components-real": float(statistics.components(a).mean()),
-        "mean-components-synthetic": float(statistics.components(b).mean()),
-    }
-    counts = {"n_real": len(a), "n_synthetic": len(b)}
-    _emit({"mask-area": statistics.area_distance(a, b), **parts, **histograms, **counts}, as_json)
+    The figures are the histograms and, when the synthetic masks know the real ones they were made from, the mean and
+    deviation of those made from one.
+    """
+    from harness.metrics import evidence
+    from harness.metrics import masks as statistics
+    from harness.metrics.pictures import read_both_masks, read_images
+
+    (real_names, a), (_, b) = read_both_masks(real, synthetic)
+    sides = {"real": a, "synthetic": b}
+    document: dict[str, Any] = {"mask-area": statistics.area_distance(a, b)}
+    document |= {f"mean-area-{name}": float(statistics.areas(masks).mean()) for name, masks in sides.items()}
+    document |= {f"mean-components-{name}": float(statistics.components(m).mean()) for name, m in sides.items()}
+    document |= {f"empty-masks-{name}": int((statistics.areas(masks) == 0).sum()) for name, masks in sides.items()}
+    document |= {f"histogram-{name}": statistics.area_histogram(masks).tolist() for name, masks in sides.items()}
+    if figures is not None:
+        from harness.report import fidelity_figures
+        from harness.results import MaskDiversity, Measured
+
+        figures.mkdir(parents=True, exist_ok=True)
+        shares = evidence.areas(a, b)
+        lineage = read_images(synthetic).lineage
+        of_source = evidence.diversity(dict(zip(real_names, a, strict=True)), b, lineage) if lineage else None
+        shown = Measured(
+            synthetic, 0, real_areas=shares["real"], areas=shares["synthetic"], diversity=MaskDiversity.of(of_source)
+        )
+        fidelity_figures.mask_areas_figure([shown], figures / "mask-areas")
+        fidelity_figures.mask_diversity_figure(shown, figures / "mask-diversity")
+    _emit({**document, "n_real": len(a), "n_synthetic": len(b)}, as_json)
 
 
 @app.command()
 def memorisation(
-    real: Annotated[str, typer.Argument(help="The training pictures of the generator.")],
+    real: Annotated[str, typer.Argument(help=f"The training pictures of the generator: {_PLACE}.")],
     synthetic: Synthetic,
     held_out: Annotated[str | None, typer.Option(help="Real pictures that the generator has not seen.")] = None,
+    figures: Figures = None,
     as_json: AsJson = False,
 ) -> None:
-    """How close synthetic pictures lie to the training ones, against how close unseen real ones do."""
+    """How close synthetic pictures lie to the training ones, against how close unseen real ones do.
+
+    The figure shows the closest pairs.
+    """
+    from harness.metrics import evidence
     from harness.metrics.memorisation import DESCRIPTION, describe
     from harness.metrics.memorisation import memorisation as compare
     from harness.metrics.pictures import read_images
+    from harness.metrics.thumbnails import thumbnails
 
     training, made = read_images(real), read_images(synthetic)
-    others = None if held_out is None else describe(read_images(held_out).images)
-    found = compare(describe(training.images), describe(made.images), others)
+    others = None if held_out is None else describe(read_images(held_out).images, keep=True)
+    found = compare(describe(training.images, keep=True), describe(made.images, keep=True), others)
     closest = [
         {"synthetic": made.names[i], "real": training.names[j], "distance": float(found.distances[i])}
         for i, j in found.closest_pairs()
     ]
+    if figures is not None:
+        from harness.report.fidelity_figures import closest_figure
+        from harness.results import ClosestPairs, Measured
+
+        figures.mkdir(parents=True, exist_ok=True)
+        sets = [
+            (pictures.names, lambda at, p=pictures: thumbnails([p.images[int(i)] for i in at], 128).astype("uint8"))
+            for pictures in (made, training)
+        ]
+        pairs = ClosestPairs.of(evidence.closest(found.distances, found.nearest, sets[0], sets[1]))
+        closest_figure(Measured(synthetic, 0, copies=found.copies, closest=pairs), figures / "closest")
     shares = {"memorisation": found.closer, "copied": found.copied, "copied-p-value": found.p_value}
     flag = {**shares, "exact-copies": found.exact, "copies": found.copies}
     counts = {"n_real": len(training), "n_synthetic": len(made), "network": DESCRIPTION, "reference": found.reference}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from harness.data.pairs import PairSet
 
-Values = dict[str, float | str | int]
+Values = dict[str, float | str | int | bool]
 _SMALL = 2048  # images, the number of features: below it a covariance has not full rank and the FID is biased
 
 
@@ -33,6 +33,7 @@ class Sets:
         held_out: real pairs that the generator has not seen, or None.
         device: where to compute.
         seed: of random subsets.
+        network: of the Fréchet distance that is not a FID.
     """
 
     real: PairSet
@@ -40,6 +41,7 @@ class Sets:
     held_out: PairSet | None
     device: torch.device
     seed: int
+    network: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,24 +68,59 @@ class FidelityMetric:
 
 
 def _inception_features(sets: Sets) -> tuple[NDArray[np.float32], NDArray[np.float32], Values]:
-    from harness.metrics.features import features
-    from harness.metrics.networks import fid_network
+    return _features(sets, "fid-inception", {"mode": "clean"})
 
-    network = fid_network("clean")
+
+def _features(sets: Sets, name: str, facts: Values) -> tuple[NDArray[np.float32], NDArray[np.float32], Values]:
+    """Return the features of both sides by a network, and what belongs beside every number made from them."""
+    from harness.metrics.features import features
+    from harness.metrics.networks import network_named
+
+    network = network_named(name)
     real = features(sets.real.images, network, device=sets.device)
     synthetic = features(sets.synthetic.images, network, device=sets.device)
-    return real, synthetic, {"network": network.name, "mode": "clean"}
+    return real, synthetic, {"network": network.name, **facts}
+
+
+def beside_fid(real: NDArray[np.float32], synthetic: NDArray[np.float32], seed: int = 0) -> Values:
+    """Return what must stand beside a FID of few images: KID, a corrected FID and a sentence; nothing for many.
+
+    Args:
+        real: (N, D) features.
+        synthetic: (M, D) features.
+        seed: of the subsets that both draw.
+    """
+    from harness.metrics.frechet import corrected_frechet_distance
+    from harness.metrics.kid import kernel_distance
+
+    smallest = min(len(real), len(synthetic))
+    if smallest >= _SMALL:
+        return {}
+    kid = kernel_distance(real, synthetic, seed=seed)
+    note = (
+        f"FID of {smallest} images is biased upwards (fewer than {_SMALL}): compare it only at equal numbers of "
+        "images. KID has no such bias, and fid-corrected extrapolates to infinitely many images."
+    )
+    return {
+        "fid-corrected": corrected_frechet_distance(real, synthetic, seed=seed),
+        "kid": kid.value,
+        "kid-deviation": kid.deviation,
+        "notes": note,
+    }
 
 
 def _fid(sets: Sets) -> Values:
     from harness.metrics.frechet import frechet_distance
 
     real, synthetic, facts = _inception_features(sets)
-    smallest = min(len(real), len(synthetic))
-    small = (
-        f"FID of {smallest} images is biased upwards (fewer than {_SMALL}): compare it only at equal numbers of images."
-    )
-    return {"fid": frechet_distance(real, synthetic), **facts, "notes": small if smallest < _SMALL else ""}
+    return {"fid": frechet_distance(real, synthetic), **facts, **beside_fid(real, synthetic, sets.seed)}
+
+
+def _frechet_distance(sets: Sets) -> Values:
+    from harness.metrics.frechet import frechet_distance
+
+    real, synthetic, facts = _features(sets, sets.network, {})
+    return {"frechet-distance": frechet_distance(real, synthetic), **facts}
 
 
 def _kid(sets: Sets) -> Values:
@@ -107,22 +144,24 @@ def _sifid(sets: Sets) -> Values:
     from harness.metrics.sifid import NETWORK, single_image_distances
 
     position = {name: i for i, name in enumerate(sets.real.ids)}
-    sources = [next(iter(seen)) if len(seen) == 1 else "" for seen in sets.synthetic.lineage]
-    if any(source not in position for source in sources):
-        return {
-            "sifid": float("nan"),
-            "network": NETWORK,
-            "notes": "SIFID compares an image with the one real image it was made from; some here come from several.",
-        }
-    real = sets.real.images[[position[source] for source in sources]]
-    distances = single_image_distances(real, sets.synthetic.images, device=sets.device)
+    pairs: list[tuple[int, int]] = []
+    for j, seen in enumerate(sets.synthetic.lineage):
+        source = next(iter(seen)) if len(seen) == 1 else ""
+        if source not in position:
+            none = "SIFID compares an image with the one real image it was made from; "
+            none += "some here come from several." if len(seen) > 1 else "some here come from none of these."
+            return {"sifid": float("nan"), "network": NETWORK, "notes": none}
+        pairs.append((position[source], j))
+    distances = single_image_distances(
+        sets.real.images, sets.synthetic.images, device=sets.device, pairs=pairs, keep=True
+    )
     return {"sifid": float(distances.mean()), "sifid-deviation": float(distances.std()), "network": NETWORK}
 
 
 def _sim(sets: Sets) -> Values:
     from harness.metrics.sim import similarity
 
-    sim = similarity(sets.real.masks, sets.synthetic.masks)
+    sim = similarity(sets.real.masks, sets.synthetic.masks, keep=True)
     note = f"An all-black mask scores {sim.black:.4f}; real masks score {sim.leave_one_out:.4f} among each other."
     return {"sim": sim.value, "sim-black": sim.black, "sim-real": sim.leave_one_out, "notes": note}
 
@@ -137,14 +176,19 @@ def _mask_area(sets: Sets) -> Values:
         "mean-area-synthetic": float(masks.areas(synthetic).mean()),
         "mean-components-real": float(masks.components(real).mean()),
         "mean-components-synthetic": float(masks.components(synthetic).mean()),
+        "empty-masks": int((masks.areas(synthetic) == 0).sum()),
     }
 
 
 def _memorisation(sets: Sets) -> Values:
     from harness.metrics.memorisation import DESCRIPTION, describe, memorisation
 
-    held_out = None if sets.held_out is None else describe(sets.held_out.images)
-    found = memorisation(describe(sets.real.images), describe(sets.synthetic.images), held_out)
+    if len(sets.real) < 2:
+        seen = "no real image" if len(sets.real) == 0 else "one real image only"
+        note = f"It has seen {seen}, so there is no telling copies from likeness."
+        return {"memorisation": float("nan"), "network": DESCRIPTION, "notes": note}
+    held_out = None if sets.held_out is None else describe(sets.held_out.images, keep=True)
+    found = memorisation(describe(sets.real.images, keep=True), describe(sets.synthetic.images, keep=True), held_out)
     note = (
         f"Copies: {found.copied:.0%} of the images lie closer to a training image than 99 % of unseen real ones do "
         f"(p = {found.p_value:.2g}), and {found.exact} are exact copies."
@@ -154,6 +198,7 @@ def _memorisation(sets: Sets) -> Values:
         "copied": found.copied,
         "copied-p-value": found.p_value,
         "exact-copies": found.exact,
+        "copies": found.copies,
         "reference": found.reference,
         "network": DESCRIPTION,
         "notes": note if found.copies else "",
@@ -183,6 +228,15 @@ _METRICS = (
     FidelityMetric("kid", "KID", "images", True, _INCEPTION, "Kernel Inception Distance, unbiased.", _kid),
     FidelityMetric(
         "prdc", "Coverage", "images", False, _INCEPTION, "Precision, recall, density, coverage of 5 neighbours.", _prdc
+    ),
+    FidelityMetric(
+        "frechet-distance",
+        "Fréchet distance",
+        "images",
+        True,
+        (),
+        "Fréchet distance of the features of another network, which is named beside it; no FID.",
+        _frechet_distance,
     ),
     FidelityMetric(
         "sifid",
@@ -236,9 +290,18 @@ def of_masks(pairs: PairSet) -> PairSet:
     return Pairs(pictures, pairs.masks, pairs.ids, pairs.groups, pairs.lineage)
 
 
-def _all_the_same(pairs: PairSet) -> bool:
-    """Say whether every synthetic image shows one and the same picture."""
-    return len(pairs) > 1 and all((image == pairs.images[0]).all() for image in pairs.images[1:])
+def constant_picture(pairs: PairSet) -> str:
+    """Say how the images of a set are worthless whatever a metric says, or nothing.
+
+    Returns:
+        ``are the same picture`` when all are equal, ``are of one colour each`` when none shows anything, or ``""``.
+    """
+    images = pairs.images
+    if len(images) > 1 and all((image == images[0]).all() for image in images[1:]):
+        return "are the same picture"
+    if all((image == image[0, 0]).all() for image in images):
+        return "are of one colour each"
+    return ""
 
 
 def measure(
@@ -249,6 +312,7 @@ def measure(
     held_out: PairSet | None = None,
     device: torch.device,
     seed: int = 0,
+    network: str = "",
 ) -> dict[str, Values]:
     """Measure synthetic pairs against real ones.
 
@@ -263,6 +327,7 @@ def measure(
         held_out: real pairs unseen by the generator, for memorisation; without them it compares within ``real``.
         device: where to compute.
         seed: of random subsets.
+        network: for ``frechet-distance``, see ``harness.metrics.networks.network_named``.
 
     Returns:
         For each name, the value under that name and beside it ``n_real``, ``n_synthetic``, ``network`` (empty when the
@@ -279,7 +344,7 @@ def measure(
                 f"There is no fidelity metric {name!r}{nearest(name, list(FIDELITY))}; there are: "
                 f"{', '.join(FIDELITY)}."
             )
-    if min(len(real), len(synthetic)) < 2:
+    if len(synthetic) < 2 or (len(real) < 2 and list(names) != ["memorisation"]):
         raise DataError(
             f"Fidelity needs at least two pairs a side, got {len(real)} real and {len(synthetic)} synthetic; "
             "sample more."
@@ -288,10 +353,10 @@ def measure(
     if _shows_masks(synthetic) and not _shows_masks(real):
         real, held_out = of_masks(real), None if held_out is None else of_masks(held_out)
         common.append("Measured on masks as grey pictures.")
-    constant = _all_the_same(synthetic)
+    constant = constant_picture(synthetic)
     if constant:
-        common.append(f"All {len(synthetic)} synthetic images are the same picture, so there is no value.")
-    sets = Sets(real, synthetic, held_out, device, seed)
+        common.append(f"All {len(synthetic)} synthetic images {constant}, so there is no value.")
+    sets = Sets(real, synthetic, held_out, device, seed, network)
     measured: dict[str, Values] = {}
     for name in names:
         values: Values = {name: float("nan")} if constant else FIDELITY[name].compute(sets)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,12 +44,10 @@ def mean_and_deviation(masks: NDArray[np.uint8]) -> tuple[NDArray[np.float64], N
     return masks.mean(axis=0, dtype=np.float64), masks.std(axis=0, dtype=np.float64)
 
 
-def masks_of_source(
-    masks: NDArray[np.uint8], lineage: Sequence[frozenset[str]]
-) -> Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Return mean and deviation masks of the synthetic masks made from each single real pair, by the real pair's id."""
-    by_source: dict[str, list[int]] = {}
+def positions_by_source(lineage: Sequence[frozenset[str]]) -> dict[str, list[int]]:
+    """Return, for each real id, the positions of the synthetic masks that were made from it alone."""
+    found: dict[str, list[int]] = {}
     for position, seen in enumerate(lineage):
         if len(seen) == 1:
-            by_source.setdefault(next(iter(seen)), []).append(position)
-    return {source: mean_and_deviation(masks[positions]) for source, positions in by_source.items()}
+            found.setdefault(next(iter(seen)), []).append(position)
+    return found

@@ -7,7 +7,6 @@ generator copies.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from harness.errors import DataError
 from harness.metrics.distances import squared_distances
+from harness.metrics.features import Images, content_key
+from harness.metrics.kept import kept
 from harness.metrics.thumbnails import thumbnails
 
 DESCRIPTION = "pixels-32"
@@ -56,11 +57,20 @@ class Memorisation:
         return [(int(i), int(self.nearest[i])) for i in np.argsort(self.distances, kind="stable")[:count]]
 
 
-def describe(images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
+def describe(images: Images, *, keep: bool = False) -> NDArray[np.float64]:
     """Return images as vectors (N, 3072), scaled so that a Euclidean distance is the root mean square difference in
-    grey levels."""
-    small = thumbnails(images, _SIDE).astype(np.float64).reshape(len(images), -1)
-    return small / np.sqrt(small.shape[1])
+    grey levels.
+
+    Args:
+        images: N pictures of any sizes.
+        keep: whether to read and write the store.
+    """
+
+    def compute() -> NDArray[np.float32]:
+        return thumbnails(images, _SIDE).reshape(len(images), -1)
+
+    small = kept(DESCRIPTION, content_key(images), compute) if keep else compute()
+    return small.astype(np.float64) / np.sqrt(small.shape[1])
 
 
 def nearest_neighbours(

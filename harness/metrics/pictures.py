@@ -137,6 +137,10 @@ class PictureFiles(Sequence[NDArray[np.uint8]]):
         return digest.hexdigest()
 
 
+Masks = tuple[tuple[str, ...], NDArray[np.uint8]]
+"""Names of masks, and the masks as uint8 (N, H, W) in {0, 1}."""
+
+
 @dataclass(frozen=True)
 class Pictures:
     """A set of pictures with their names.
@@ -374,13 +378,35 @@ def read_images(where: str) -> Pictures:
     return Pictures(names, PictureFiles(files), _sampled_lineage(found, where, names))
 
 
-def read_masks(where: str) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
-    """Read the masks of a place: their names, and uint8 (N, H, W) in {0, 1}.
+def read_both_masks(real: str, synthetic: str) -> tuple[Masks, Masks]:
+    """Read two sets of masks that are to be compared; a dataset's come at the size that the other set has.
 
-    Masks of a dataset, which may have any sizes, come at 256 pixels a side.
+    Raises:
+        DataError: as :func:`read_masks`.
+    """
+    if _is_dataset(real) and not _is_dataset(synthetic):
+        made = read_masks(synthetic)
+        return read_masks(real, _square_side(made)), made
+    originals = read_masks(real)
+    return originals, read_masks(synthetic, _square_side(originals))
+
+
+def _is_dataset(where: str) -> bool:
+    return _names_a_dataset(where) and _stored(where) is None
+
+
+def _square_side(masks: Masks) -> int:
+    """Return the side of square masks; datasets can be had in no other shape."""
+    height, width = masks[1].shape[1:]
+    return height if height == width else _MASK_SIDE
+
+
+def read_masks(where: str, side: int = _MASK_SIDE) -> Masks:
+    """Read the masks of a place: their names, and uint8 (N, H, W) in {0, 1}.
 
     Args:
         where: as for :func:`read_images`.
+        side: of the masks of a dataset, which may natively have any sizes, in pixels.
 
     Raises:
         DataError: there is no such place, it holds no pictures, some are no masks, or they are of different sizes (all
@@ -389,7 +415,7 @@ def read_masks(where: str) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
     pairs = _stored(where)
     if pairs is None and _names_a_dataset(where):
         dataset, entries = _part(where)
-        pairs = dataset.decode(_MASK_SIDE).select(f"{dataset.name}/{entry.id}" for entry in entries)
+        pairs = dataset.decode(side).select(f"{dataset.name}/{entry.id}" for entry in entries)
     if pairs is not None:
         return pairs.ids, pairs.masks
     files = _pictures_among(_files_at(where), "masks", where)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.metrics.features import Images
 
-def thumbnails(images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]], side: int) -> NDArray[np.float32]:
+
+def thumbnails(images: Images, side: int) -> NDArray[np.float32]:
     """Return each image averaged over ``side`` x ``side`` boxes, float32 (N, side, side, channels), 0 to 255.
 
     Args:

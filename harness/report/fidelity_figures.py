@@ -106,7 +106,7 @@ def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[f
     return [x for x, _ in points], [y for _, y in points]
 
 
-def mask_areas_figure(results: StudyResults, stem: Path) -> bool:
+def mask_areas_figure(measurements: Sequence[Measured], stem: Path) -> bool:
     """Draw how much of an image is polyp (paper B, Figures 3, 6 and 10): real masks, then a panel a generator.
 
     Heights are shares of the masks, so that sets of different sizes compare; folds are pooled.
@@ -117,7 +117,7 @@ def mask_areas_figure(results: StudyResults, stem: Path) -> bool:
     import numpy as np
 
     pooled: dict[str, list[Measured]] = {}
-    for measured in sorted(results.measured, key=lambda m: m.arm != "real"):
+    for measured in sorted(measurements, key=lambda m: m.arm != "real"):
         if measured.areas is not None and measured.real_areas is not None:
             pooled.setdefault(measured.cell, []).append(measured)
     if not pooled:

@@ -172,7 +172,7 @@ def _generator_figures(
         "mask-areas",
         "How much of an image is polyp",
         "Share of masks in each 5 % of polyp area; the black line is that of the real masks.",
-        partial(fidelity_figures.mask_areas_figure, results),
+        partial(fidelity_figures.mask_areas_figure, results.measured),
     )
     for index, measured in enumerate(fidelity_figures.with_diversity(results)):
         draw(

@@ -4,12 +4,12 @@
 VERSIONS: dict[str, int] = {
     "dataset": 1,
     "fit": 1,
-    "select": 1,
+    "select": 2,
     "sample": 1,
     "refine": 2,
     "train": 1,
     "evaluate": 1,
-    "fidelity": 2,
+    "fidelity": 3,
 }
 
 #: Kinds that hold a network and its batches on the device; the others are small beside them and may share it.

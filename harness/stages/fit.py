@@ -1,11 +1,15 @@
-"""The ``fit`` stage: trains a generator on real pairs of the fit role."""
+"""The ``fit`` stage: trains a generator on real pairs of the fit role, and has its checkpoints scored as they come."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.fitting import run_fit
 from harness.stages.running import RunningStage
+from harness.stages.select import score_ahead
+
+if TYPE_CHECKING:
+    from harness.plugins import Checkpoint
 
 
 def run(stage: RunningStage) -> dict[str, Any]:
@@ -16,5 +20,11 @@ def run(stage: RunningStage) -> dict[str, Any]:
     pairs = stage.dataset.first(stage.parameters["real"], stage.parameters["order-seed"])
     if len(pairs) < generator.card.minimum:
         raise HarnessError(f"{generator.name} needs at least {generator.card.minimum} real pairs, got {len(pairs)}.")
-    checkpoints = run_fit(generator, pairs, stage.context)
+    ahead = True
+
+    def score(checkpoint: Checkpoint) -> None:
+        nonlocal ahead
+        ahead = ahead and score_ahead(stage, checkpoint, pairs)
+
+    checkpoints = run_fit(generator, pairs, stage.context, score)
     return {"real": len(pairs), "checkpoints": [checkpoint.step for checkpoint in checkpoints]}

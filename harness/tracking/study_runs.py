@@ -73,7 +73,10 @@ class StudyRuns:
         self._live: dict[str, records.MetricsFile] = {}
         self._scores: dict[str, float] = {}
         self._cells = records.cells_by_stage(plan)
-        self._selected_fits = {k for s in plan.stages.values() if s.kind == "select" for k in s.inputs["fit"]}
+        self._selections_of: dict[str, list[Stage]] = {}
+        for select in (s for s in plan.stages.values() if s.kind == "select"):
+            for fit in select.inputs["fit"]:
+                self._selections_of.setdefault(fit, []).append(select)
 
     @property
     def client(self) -> MlflowClient:
@@ -217,13 +220,18 @@ class StudyRuns:
             run.status = "RUNNING"
         self._log(run.id, tags={"harness.status": "running"})
         self._forget_reason(run)
-        self._live[stage.key] = records.MetricsFile()
+        self._live.setdefault(stage.key, records.MetricsFile())
 
     def follow(self) -> None:
         """Log what running stages have measured since the last look."""
+        for key in list(self._live):
+            for select in self._selections_of.get(key, ()):
+                self._live.setdefault(select.key, records.MetricsFile())
         for key, file in self._live.items():
             rows = file.new_rows(self.store.work_folder(key) / "metrics.jsonl")
-            self._log(self._runs[key].id, metrics=rows)
+            if rows:
+                # The checkpoints of a running fit are scored before their own stage has started.
+                self._log(self._run_of(self.plan.stages[key], rows[0].time).id, metrics=rows)
 
     def finished(self, stage: Stage, result: Result, stored_before: bool) -> None:
         """Log everything that a stage left, unless it is there already."""
@@ -346,7 +354,7 @@ class StudyRuns:
 
     def _log_files(self, run: str, folder: Path) -> None:
         """Upload pictures, figures and the record itself."""
-        for name in ("images", "figures"):
+        for name in ("images", "figures", "tables"):
             if (folder / name).is_dir():
                 self.client.log_artifacts(run, str(folder / name), name)
         self.client.log_artifact(run, str(folder / "result.json"))
@@ -355,7 +363,7 @@ class StudyRuns:
         """Log a learned generator at its selected checkpoint, or at its last one when none is selected."""
         from harness.tracking.models import log_generator
 
-        if stage.kind == "fit" and stage.key in self._selected_fits:
+        if stage.kind == "fit" and stage.key in self._selections_of:
             return
         fit = result if stage.kind == "fit" else self.store.find("fit", stage.inputs["fit"][0])
         if fit is None or not load_plugin("generators", stage.attachments["target"]).card.learns:

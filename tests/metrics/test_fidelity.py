@@ -9,7 +9,7 @@ import torch
 import harness.weights
 from harness.data.pairs import PairSet
 from harness.errors import DataError, DeclarationError, WeightsError
-from harness.metrics.fidelity import FIDELITY, measure, of_masks
+from harness.metrics.fidelity import FIDELITY, beside_fid, measure, of_masks
 from harness.metrics.inception import FidInception
 
 CPU = torch.device("cpu")
@@ -38,6 +38,25 @@ def inception(monkeypatch, random_network):
     monkeypatch.setattr(harness.weights, "fid_inception", lambda: network)
 
 
+NETWORK = """
+import torch
+
+
+class Corner(torch.nn.Module):
+    side = 16
+
+    def forward(self, images):
+        return images[:, :, :4, :4].flatten(1) / 255
+"""
+
+
+@pytest.fixture
+def network(tmp_path):
+    """A feature network of the user's own, by its name."""
+    (tmp_path / "corner.py").write_text(NETWORK)
+    return f"{tmp_path / 'corner.py'}:Corner"
+
+
 def real_pairs(count=12, seed=0, size=32, name="real"):
     draw = np.random.default_rng(seed)
     images = draw.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8).repeat(size // 8, axis=1).repeat(size // 8, axis=2)
@@ -61,17 +80,28 @@ def test_the_module_imports_nothing_heavy():
 
 
 def test_the_metrics_that_studies_may_name():
-    expected = {"fid", "kid", "prdc", "sifid", "sim", "mask-area", "memorisation", "thumbnail-distance"}
+    expected = {
+        "fid",
+        "frechet-distance",
+        "kid",
+        "prdc",
+        "sifid",
+        "sim",
+        "mask-area",
+        "memorisation",
+        "thumbnail-distance",
+    }
     assert expected <= set(FIDELITY)
     assert all(name == metric.name for name, metric in FIDELITY.items())
     assert {name for name, metric in FIDELITY.items() if not metric.lower_is_better} == {"prdc", "sim"}
     assert {name for name, metric in FIDELITY.items() if metric.needs_weights} == {"fid", "kid", "prdc", "sifid"}
 
 
-def test_every_metric_gives_its_number_and_says_what_it_is_of(inception):
+def test_every_metric_gives_its_number_and_says_what_it_is_of(inception, network):
     real = real_pairs()
     real = real.take(range(7))
-    measured = measure(list(FIDELITY), real, synthetic_pairs(real, 6), held_out=real_pairs(7, 9), device=CPU)
+    made, held_out = synthetic_pairs(real, 6), real_pairs(7, 9)
+    measured = measure(list(FIDELITY), real, made, held_out=held_out, device=CPU, network=network)
     assert list(measured) == list(FIDELITY)
     for name, values in measured.items():
         assert math.isfinite(values[name])
@@ -80,15 +110,52 @@ def test_every_metric_gives_its_number_and_says_what_it_is_of(inception):
         assert all(isinstance(value, float | int | str) for value in values.values())
     assert measured["fid"]["network"] == "fid-inception"
     assert "6 images is biased" in measured["fid"]["notes"]
+    assert measured["frechet-distance"]["network"].startswith("corner.py:Corner")
+    assert "fid" not in measured["frechet-distance"]
     assert "fid" not in measured["thumbnail-distance"]["network"]
 
 
-def test_a_copy_of_the_real_set_is_best_and_is_called_a_copy(inception):
+def test_few_images_bring_kid_and_a_corrected_value_beside_the_fid(inception):
+    real = real_pairs(40)
+    made = synthetic_pairs(real, 36)
+    values = measure(["fid", "kid"], real, made, device=CPU, seed=3)
+    assert values["fid"]["kid"] == values["kid"]["kid"]
+    assert values["fid"]["kid-deviation"] == values["kid"]["kid-deviation"] > 0
+    assert math.isfinite(values["fid"]["fid-corrected"])
+    assert values["fid"]["fid-corrected"] < values["fid"]["fid"]
+
+
+def test_many_images_need_nothing_beside_the_fid():
+    features = np.random.default_rng(0).normal(size=(2048, 3))
+    assert beside_fid(features, features[::-1]) == {}
+    assert set(beside_fid(features, features[1:])) == {"fid-corrected", "kid", "kid-deviation", "notes"}
+
+
+@pytest.mark.parametrize(("seen", "said"), [(0, "no real image"), (1, "one real image only")])
+def test_what_has_seen_too_little_is_no_copy_and_no_original(seen, said):
+    real = real_pairs()
+    values = measure(["memorisation"], real.take(range(seen)), synthetic_pairs(real), device=CPU)["memorisation"]
+    assert math.isnan(values["memorisation"])
+    assert said in values["notes"]
+    with pytest.raises(DataError, match=f"got {seen} real"):
+        measure(["sim"], real.take(range(seen)), synthetic_pairs(real), device=CPU)
+
+
+def test_images_of_one_colour_each_have_no_value():
+    real = real_pairs()
+    made = synthetic_pairs(real, 5)
+    flat = np.broadcast_to(np.arange(5, dtype=np.uint8)[:, None, None, None], made.images.shape)
+    values = measure(["mask-area"], real, PairSet(flat, made.masks, made.ids, made.groups, made.lineage), device=CPU)
+    assert math.isnan(values["mask-area"]["mask-area"])
+    assert "All 5 synthetic images are of one colour each" in values["mask-area"]["notes"]
+
+
+def test_a_copy_of_the_real_set_is_best_and_is_called_a_copy(inception, network):
     real = real_pairs(7)
     other = synthetic_pairs(real, 7)
     dark = PairSet(other.images // 4, other.masks, other.ids, other.groups, other.lineage)
     copy = PairSet(real.images, real.masks, tuple(f"copy/{i}" for i in range(7)), real.groups, real.lineage)
-    perfect, worse = (measure(list(FIDELITY), real, made, device=CPU) for made in (copy, dark))
+    perfect, worse = (measure(list(FIDELITY), real, made, device=CPU, network=network) for made in (copy, dark))
     assert perfect["memorisation"]["memorisation"] == 1.0
     for name in set(FIDELITY) - {"memorisation"}:
         best = 0 if FIDELITY[name].lower_is_better else 1

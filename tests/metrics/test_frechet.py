@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from harness.errors import DataError
-from harness.metrics.frechet import frechet_distance
+from harness.metrics.frechet import _Subsets, corrected_frechet_distance, frechet_distance
 
 vectors = st.integers(2, 12).flatmap(lambda n: arrays(np.float64, (n, 4), elements=st.floats(-5, 5, width=32)))
 
@@ -62,6 +62,71 @@ def test_zero_with_itself_and_the_squared_shift_when_moved(a, shift):
     scale = 1 + np.square(a).sum() + shift @ shift
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9 * scale)
     assert frechet_distance(a, a + shift) == pytest.approx(shift @ shift, abs=1e-8 * scale)
+
+
+def spectrum(dimensions=300):
+    """Deviations that fall off like those of Inception features: far fewer vectors than dimensions that matter."""
+    return 1 / np.sqrt(1 + np.arange(dimensions))
+
+
+def line_in_one_over_n(real, synthetic):
+    """The usual extrapolation (Chong and Forsyth 2020), written plainly."""
+    draw, sizes = np.random.default_rng(0), np.linspace(len(real) / 4, len(real), 6).astype(int)
+    chosen = [[draw.permutation(len(real))[:n] for _ in range(2)] for n in sizes]
+    values = [frechet_distance(real[i], synthetic[j]) for i, j in chosen]
+    return np.polyfit(1 / sizes, values, 1)[1]
+
+
+@pytest.mark.parametrize(("count", "within"), [(40, 0.35), (150, 0.25)])
+@pytest.mark.parametrize("shift", [0.0, 0.25])
+def test_the_corrected_distance_comes_near_that_of_the_distributions(count, within, shift):
+    deviations, draw = spectrum(), np.random.default_rng(1)
+    real = draw.normal(size=(count, 300)) * deviations
+    synthetic = draw.normal(size=(count, 300)) * deviations * 1.1 + shift * deviations
+    truth = ((0.1**2 + shift**2) * deviations**2).sum()
+    raw, corrected = frechet_distance(real, synthetic), corrected_frechet_distance(real, synthetic)
+    assert raw - truth > 1.0
+    assert abs(corrected - truth) < within * (raw - truth)
+    assert abs(corrected - truth) < 0.5 * abs(line_in_one_over_n(real, synthetic) - truth)
+
+
+def test_equal_distributions_are_corrected_to_nothing():
+    found = []
+    for seed in range(8):
+        draw = np.random.default_rng(seed)
+        found.append(corrected_frechet_distance(*(draw.normal(size=(2, 120, 300)) * spectrum())))
+    raw = frechet_distance(*(np.random.default_rng(0).normal(size=(2, 120, 300)) * spectrum()))
+    assert abs(np.mean(found)) < 0.2 * raw
+
+
+def test_the_correction_repeats_with_its_seed_and_scales_as_the_distance_does():
+    draw = np.random.default_rng(0)
+    a, b = draw.normal(size=(60, 30)), draw.normal(size=(50, 30)) + 0.3
+    found = corrected_frechet_distance(a, b, seed=4)
+    assert found == corrected_frechet_distance(a, b, seed=4)
+    assert found != corrected_frechet_distance(a, b, seed=5)
+    assert corrected_frechet_distance(3 * a + 100, 3 * b + 100, seed=4) == pytest.approx(9 * found, rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [2, 15])
+def test_too_few_vectors_are_not_corrected(count):
+    a = np.random.default_rng(0).normal(size=(count, 4))
+    assert np.isnan(corrected_frechet_distance(a, np.random.default_rng(1).normal(size=(40, 4))))
+
+
+def test_vectors_without_spread_or_with_holes_are_not_corrected():
+    a = np.random.default_rng(0).normal(size=(20, 4))
+    assert np.isnan(corrected_frechet_distance(np.ones((20, 4)), a))
+    assert np.isnan(corrected_frechet_distance(a, np.where(a == a.max(), np.nan, a)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), st.integers(2, 12), st.integers(2, 14))
+def test_distances_between_subsets_are_those_of_the_subsets_alone(seed, n, m):
+    draw = np.random.default_rng(seed)
+    a, b = draw.normal(size=(14, 6)) + 50, draw.gamma(2.0, size=(15, 6)) + 48
+    i, j = draw.permutation(14)[:n], draw.permutation(15)[:m]
+    assert _Subsets(a, b).distance(i, j) == pytest.approx(frechet_distance(a[i], b[j]), abs=1e-9)
 
 
 def test_not_a_number_stays_so():

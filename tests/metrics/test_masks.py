@@ -35,8 +35,8 @@ def test_components_touch_at_corners():
 def test_mean_and_deviation_masks_of_each_source():
     made = squares(2, 4, 6)
     lineage = [frozenset({"a"}), frozenset({"a"}), frozenset({"a", "b"})]
-    found = masks.masks_of_source(made, lineage)
-    assert set(found) == {"a"}
-    mean, deviation = found["a"]
+    found = masks.positions_by_source(lineage)
+    assert found == {"a": [0, 1]}
+    mean, deviation = masks.mean_and_deviation(made[found["a"]])
     assert (mean[0, 0], mean[3, 3], mean[5, 5]) == (1, 0.5, 0)
     assert (deviation[0, 0], deviation[3, 3]) == (0, 0.5)

@@ -50,7 +50,7 @@ def test_mask_areas_are_shares_of_the_masks_in_bins_of_five_per_cent(study, reco
     counts = [200, 234, 189, 111, 73, 62, 47, 31, 18, 7, 7, 7, 6, 3, 3, 1, 1, 0, 0, 0]
     real = np.repeat((np.arange(20) + 0.5) / 20, counts)
     measured = [Measured("singan", 0, real_areas=real, areas=np.array([0.0, 0.05, 0.3, 1.0]))]
-    assert mask_areas_figure(replace(study(RECIPES), measured=measured), tmp_path / "m")
+    assert mask_areas_figure(measured, tmp_path / "m")
     top, panel = recorded.axes()
     np.testing.assert_allclose(heights(top)[0], np.array(counts) / 10)
     filled, outlined = heights(panel)
@@ -69,7 +69,7 @@ def test_folds_are_pooled_and_real_references_come_first(study, measured_of, rec
         measured_of("real (report)", 0, arm="real"),
         measured_of("plain", 0, areas=None),
     ]
-    assert mask_areas_figure(replace(study(RECIPES), measured=measured), tmp_path / "m")
+    assert mask_areas_figure(measured, tmp_path / "m")
     titles = [axis.get_title(loc="left") for axis in recorded.axes()]
     assert titles == ["real, 700 masks", "real (report), 300 masks", "dcgan, 40 masks"]
     filled = heights(recorded.axes()[2])[0]
@@ -159,4 +159,4 @@ def test_a_study_that_measured_nothing_has_none_of_it(study, tmp_path):
     bare = Measured("dcgan", 0)
     assert not mask_diversity_figure(bare, tmp_path / "d")
     assert not closest_figure(bare, tmp_path / "c")
-    assert not mask_areas_figure(replace(results, measured=[bare]), tmp_path / "m")
+    assert not mask_areas_figure([bare], tmp_path / "m")
