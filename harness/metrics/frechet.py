@@ -84,13 +84,14 @@ def _sizes(largest: int) -> NDArray[np.intp]:
     return np.unique((np.array(_FRACTIONS) * largest).astype(np.intp))
 
 
-def _shift(real: NDArray[np.float64], draw: np.random.Generator) -> float:
+def _shift(real: NDArray[np.float64], largest: int, draw: np.random.Generator) -> float:
     """Return s in ``distance(n) = A / (n + s)`` for subsets of one set against others of it, where the limit is 0.
 
-    The reciprocal is linear in n; at least 0.
+    The reciprocal is linear in n over the sizes of one curve, and bends slowly over larger ones: so the subsets are as
+    large as those that the shift is for, when there are enough vectors for two of them. At least 0.
     """
     subsets = _Subsets(real, real)
-    sizes, means = _sizes(len(real) // 2), []
+    sizes, means = _sizes(min(largest, len(real) // 2)), []
     for size in sizes:
         orders = [draw.permutation(len(real)) for _ in range(_REPEATS)]
         means.append(np.mean([subsets.distance(order[:size], order[size : 2 * size]) for order in orders]))
@@ -120,7 +121,7 @@ def corrected_frechet_distance(real: ArrayLike, synthetic: ArrayLike, *, seed: i
     if largest < _FEWEST or not (np.isfinite(a).all() and np.isfinite(b).all()) or not a.var(axis=0).any():
         return float("nan")
     draw = np.random.default_rng(seed)
-    shift = _shift(a, draw)
+    shift = _shift(a, largest, draw)
     subsets = _Subsets(a, b)
     sizes, means = _sizes(largest), []
     for size in sizes:
