@@ -361,6 +361,12 @@ class _Reader:
             else f"{study.budget.epochs} epochs, so that larger training sets get more optimiser steps"
         )
         role = "report" if study.protocol == "published" else "select"
+        training = {
+            "seeds": list(study.seeds),
+            "budget": budget,
+            "selection": f"best of {study.budget.validations} checkpoints by mean IoU on the {role} images",
+            "zero_division": study.evaluate.zero_division,
+        }
         environments = [r.record for key in self.plan.stages if (r := self.result(key)) is not None]
         return {
             "dataset": self.plan.dataset.name,
@@ -369,13 +375,10 @@ class _Reader:
             "split_digest": split.digest[:12],
             "roles": {name: len(split.ids(name)) for name in ("fit", "select", "report")},
             "folds": len(self.plan.splits),
-            "seeds": list(study.seeds),
-            "budget": budget,
-            "selection": f"best of {study.budget.validations} checkpoints by mean IoU on the {role} images",
+            **(training if self.plan.segmenters else {}),
             "protocol": study.protocol,
             "size": study.dataset.size,
             "geometry": study.dataset.geometry,
-            "zero_division": study.evaluate.zero_division,
             "steps": self._steps(),
             "segmenters": {n: u.model_dump() for n, u in zip(self.plan.segmenters, study.segmenters, strict=True)},
             "versions": environments[-1]["versions"] if environments else {},

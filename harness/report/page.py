@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from harness.report.fidelity_tables import describe_copies
 from harness.report.names import REDUCTIONS, metric_name
-from harness.report.wording import answer, completeness, count, describe, differences_from_paper, setting
+from harness.report.wording import (
+    answer,
+    completeness,
+    count,
+    describe,
+    differences_from_paper,
+    generator_setting,
+    setting,
+)
 from harness.stats.study import RULES
 
 if TYPE_CHECKING:
@@ -71,6 +79,10 @@ def _line(value: object) -> str:
 
 def _methods(results: StudyResults, listed: list[Score], effects: list[Effect]) -> str:
     """Return a paragraph for a methods section."""
+    if not results.segmenters:
+        done, planned = _measurements(results)
+        text = generator_setting(results, done, planned, averaged=False)
+        return f"{text[0].upper()}{text[1:]}. No segmenter was trained."
     comparison = results.comparison
     how = REDUCTIONS.get(comparison.reduction, "")
     images = max((s.images for s in listed), default=0)
@@ -90,6 +102,13 @@ def _methods(results: StudyResults, listed: list[Score], effects: list[Effect]) 
             f"over {count(tested, 'comparison')}. No number is the best of several runs."
         )
     return text[0].upper() + text[1:]
+
+
+def _measurements(results: StudyResults) -> tuple[int, int]:
+    """Return how many measurements of generators have a result, and how many are planned."""
+    rows = results.rows[results.rows["kind"] == "fidelity"]
+    done = rows[rows["status"] == "done"]
+    return done["stage"].nunique(), rows["stage"].nunique()
 
 
 def pages(
@@ -112,9 +131,10 @@ def pages(
 
     profile = f", profile {results.profile}" if results.profile else ""
     protocol = f", protocol {results.facts['protocol']}" if results.facts.get("protocol") else ""
+    cells = f"; {completeness(results)} cells" if results.segmenters else ""
     content = {
         "title": results.title or results.name,
-        "subtitle": f"Study {results.name}{profile}{protocol}; {completeness(results)} cells.",
+        "subtitle": f"Study {results.name}{profile}{protocol}{cells}.",
         "answer": answer(results, effects),
         "alarms": _alarms(results, listed),
         "sentences": [describe(e) for e in effects],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +41,8 @@ def run(stage: RunningStage) -> dict[str, Any]:
         _keep_masks(stage, reference, pool)
     for name in names:
         stage.context.log(0, **{name: float(measured[name][name])})
-        if measured[name].get("notes"):
+        # What belongs beside a sound number stands in the tables; a note is for what is out of the ordinary.
+        if measured[name].get("notes") and (math.isnan(float(measured[name][name])) or measured[name].get("copies")):
             stage.context.note(f"{stage.spec['label'].removeprefix('measure ')}, {name}: {measured[name]['notes']}")
     return {"measured": measured}
 
