@@ -97,8 +97,7 @@ def one(way: str, real: str, synthetic: str) -> dict[str, float]:
     else:
         value, seconds = by_harness(real, synthetic)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    return {"fid": value, "seconds": seconds, "peak_mib": peak, "peak_mib_of_a_worker": children}
+    return {"fid": value, "seconds": seconds, "peak_mib": peak}
 
 
 def measured(way: str, real: Path, synthetic: Path, home: Path) -> dict[str, float]:

@@ -53,7 +53,7 @@ class Card:
         licence: of those weights, when it binds the user.
         sizes: image sides in pixels it can make; empty when any.
         minimum: the fewest training pairs it accepts.
-        learns: False for generators that only rearrange real pairs (``resample``, ``copy-paste``).
+        learns: False when nothing is trained: it rearranges real pairs (``resample``) or draws by a rule (``noise``).
         cost: one phrase for people, such as ``minutes on a CPU at 64 px``.
     """
 
@@ -344,7 +344,7 @@ def registry() -> dict[tuple[Kind, str], PluginEntry]:
     return found
 
 
-def _import_file(path: Path) -> ModuleType:
+def import_file(path: Path) -> ModuleType:
     """Import a plugin's file under a name made from its path, once."""
     import hashlib
 
@@ -374,7 +374,7 @@ def _import_target(target: str) -> type[Plugin]:
     if not where:
         raise PluginError(f"{target!r} names no class; write module:Class or path/to/file.py:Class.")
     try:
-        module = _import_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+        module = import_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
     except PluginError:
         raise
     except Exception as error:

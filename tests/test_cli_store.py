@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
+
+import numpy as np
 
 CELL = ("--only", "tiny * real=4 * seed=0")
 
@@ -74,3 +77,23 @@ def test_du_counts_results_by_kind(temp_study: Any) -> None:
         "evaluate": 1,
         "train": 1,
     }
+
+
+def test_features_that_nothing_reads_go_and_those_in_use_stay(temp_study: Any) -> None:
+    from harness.metrics.kept import kept, kept_path
+
+    def array() -> np.ndarray:
+        return np.zeros((2, 3), np.float32)
+
+    for name in ("old", "used"):
+        kept("network", name, array)
+        long_ago = time.time() - 40 * 86400
+        os.utime(kept_path("network", name), (long_ago, long_ago))
+    kept("network", "used", array)
+    told = temp_study.command("store", "gc", "--json").json
+    assert told["features"] == [str(kept_path("network", "old"))]
+    assert kept_path("network", "old").exists()
+    assert "Deleted 0 folders and 1 files of features" in temp_study.command("store", "gc", "--yes").out
+    assert not kept_path("network", "old").exists()
+    assert kept_path("network", "used").exists()
+    assert temp_study.command("store", "gc", "--unused-days", "0", "--json").json["features"]

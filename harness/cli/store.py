@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,9 +47,15 @@ def du(as_json: Json = False) -> None:
 @app.command()
 def gc(
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without it only say what would go.")] = False,
+    unused_days: Annotated[
+        int, typer.Option(min=0, help="Features of pictures go when nothing has read them for so many days.")
+    ] = 30,
     as_json: Json = False,
 ) -> None:
-    """Delete results that no study's last run needs, and work that nobody continues; without --yes only say so."""
+    """Delete results that no study's last run needs, and work that nobody continues; without --yes only say so.
+
+    Features of pictures belong to no study: those that nothing has read for a while go too.
+    """
     from harness.store import Store
 
     store = Store()
@@ -66,15 +73,20 @@ def gc(
         for folder in (store.root / "work").glob("*")
         if folder.name not in needed and store.claimed_by(folder.name) is None
     ]
-    size = sum(_size(folder) for folder in doomed)
+    oldest = time.time() - unused_days * 86400
+    unused = [file for file in (store.root / "features").rglob("*.npy") if file.stat().st_mtime <= oldest]
+    size = sum(_size(folder) for folder in doomed) + sum(file.stat().st_size for file in unused)
     if yes:
         for folder in doomed:
             shutil.rmtree(folder)
+        for file in unused:
+            file.unlink(missing_ok=True)
     if as_json:
-        print(json.dumps({"folders": [str(folder) for folder in doomed], "bytes": size, "deleted": yes}, indent=2))
+        went = {"folders": [str(folder) for folder in doomed], "features": [str(file) for file in unused]}
+        print(json.dumps({**went, "bytes": size, "deleted": yes}, indent=2))
         return
-    verb = "Deleted" if yes else "Would delete"
-    print(f"{verb} {len(doomed)} folders, {_megabytes(size)}.{'' if yes or not doomed else ' Add --yes to do it.'}")
+    verb, more = ("Deleted", "") if yes else ("Would delete", " Add --yes to do it." if doomed or unused else "")
+    print(f"{verb} {len(doomed)} folders and {len(unused)} files of features, {_megabytes(size)}.{more}")
 
 
 def _stands_for(store: Any, key: str, needed: set[str]) -> bool:

@@ -34,7 +34,9 @@ def kept(kind: str, key: str, compute: Callable[[], NDArray[Any]]) -> NDArray[An
     """
     path = kept_path(kind, key)
     try:
-        return np.load(path, allow_pickle=False)
+        array = np.load(path, allow_pickle=False)
+        os.utime(path)  # the time of last use, by which ``harness store gc`` goes
+        return array
     except FileNotFoundError:
         pass
     except (ValueError, EOFError, OSError):

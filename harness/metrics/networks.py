@@ -312,14 +312,14 @@ def _own_network(name: str) -> FeatureNetwork:
 def _own_class(name: str) -> type[nn.Module]:
     from torch import nn
 
-    from harness.plugins import _import_file
+    from harness.plugins import import_file
 
     _refuse_standard_name(name)
     where, _, attribute = name.rpartition(":")
     if where.endswith(".py") and not Path(where).is_file():
         raise DeclarationError(f"There is no file {where} with a network; write path/to/file.py:Class.")
     try:
-        module = _import_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+        module = import_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
     except Exception as error:
         raise DeclarationError(
             f"The network {name!r} cannot be imported: {type(error).__name__}: {error}"

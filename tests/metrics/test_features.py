@@ -104,6 +104,37 @@ def test_batch_size_and_order_change_nothing(folders):
     )
 
 
+def test_features_are_bit_equal_on_any_number_of_cores_and_torchs_setting_is_left_as_it_was(folders):
+    images = read_images(str(folders[0])).images[:]
+    network = module_network("small", SmallNetwork())
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for cores in (1, 2, 5):
+            torch.set_num_threads(cores)
+            found.append(features(images, network, device=CPU, keep=False))
+            assert torch.get_num_threads() == cores
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
+
+
+def test_progress_counts_every_image_and_ends_at_all(folders):
+    images = read_images(str(folders[0])).images[:]
+    told = []
+    network = module_network("small", SmallNetwork())
+    features(images, network, device=CPU, keep=False, progress=lambda done, total: told.append((done, total)))
+    assert told[-1] == (17, 17)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+def test_a_picture_that_cannot_be_read_ends_it_with_its_name(folders, tmp_path):
+    (folders[0] / "99.png").write_bytes((folders[0] / "00.png").read_bytes()[:200])
+    with pytest.raises(DataError, match=r"99\.png"):
+        features(read_images(str(folders[0])).images, module_network("small", SmallNetwork()), device=CPU)
+
+
 def test_pictures_are_measured_once_wherever_they_are(folders):
     images = read_images(str(folders[0])).images[:]
     module = SmallNetwork()
