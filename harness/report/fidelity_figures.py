@@ -99,7 +99,8 @@ def _curve(
     cross: dict[str, Any] = {"color": GREY, "marker": "x", "markersize": 5, "linestyle": "none"}
     axis.plot(*_columns([(s, value) for s, value, problem in points if problem and math.isfinite(value)]), **cross)
     without = [(step, 0.0) for step, value, problem in points if problem and not math.isfinite(value)]
-    axis.plot(*_columns(without), transform=axis.get_xaxis_transform(), clip_on=False, **cross)
+    if without:  # an empty line that is not clipped has no extent, and the layout falls apart over it
+        axis.plot(*_columns(without), transform=axis.get_xaxis_transform(), clip_on=False, **cross)
 
 
 def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:

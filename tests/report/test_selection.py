@@ -130,3 +130,15 @@ def test_a_stage_imports_nothing_heavy_with_them(module):
     code = f"import sys, {module}; print(sorted({{'torch', 'pandas', 'matplotlib'}} & set(sys.modules)))"
     done = run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("problem", ["", "constant"])
+def test_panels_fill_the_figure_whether_or_not_something_cannot_be_chosen(monkeypatch, tmp_path, problem):
+    figures = []
+    monkeypatch.setattr(fidelity_figures, "save", lambda figure, stem: figures.append(figure))
+    rows = [{"step": i, "fid": 400.0 - i, "sim": 0.5 + i / 10, "problem": problem if i == 1 else ""} for i in range(4)]
+    draw_selection(rows, 3, ["fid", "sim"], tmp_path / "s")
+    figures[0].canvas.draw()
+    heights = [axis.get_position().height for axis in figures[0].axes]
+    assert min(heights) > 0.25
+    assert sum(heights) > 0.6
