@@ -31,7 +31,7 @@ def render(
     if as_json:
         print(json.dumps({"report": str(page), "done": results.done, "total": results.total}))
     else:
-        print(f"Report of {results.done} of {results.total} cells: {page}")
+        print(f"Report of {results.done} of {results.total} cells: {page}" if results.total else f"Report: {page}")
 
 
 @app.command()

@@ -7,7 +7,7 @@ real images reach.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from harness.metrics.fidelity import FIDELITY
@@ -40,14 +40,14 @@ _LEAD = ("Generator", "Fitted\non", "Images", "Against")
 _CLOSER = Column("Closer", "memorisation", "memorisation")
 
 
-def _lead(line: Line, columns: Sequence[Column]) -> list[Cell]:
+def _lead(line: Line, columns: Sequence[Column], copies: Collection[str]) -> list[Cell]:
     """Return the cells left of the measurements: which generator, fitted on how much, and images on both sides."""
     stand = [n for c in columns for n in line.measured(c.metric, c.network)]
     fitted = "–" if line.first.real else span(n.fitted for n in line.numbers)
     against = span(line.real_images(n) for n in stand)
     role = line.first.role
     return [
-        Cell(line.first.cell),
+        Cell(line.first.cell, mark="‡" if line.first.cell in copies else ""),
         Cell(fitted),
         Cell(span(n.images for n in stand)),
         Cell(role if against == "–" else f"{against} {role}"),
@@ -83,11 +83,11 @@ def _pair_cell(line: Line, column: Column) -> Cell:
     return Cell(" / ".join(number(side, digits) for side in sides))
 
 
-def _rows(lines: Sequence[Line], columns: Sequence[Column]) -> list[list[Cell]]:
-    tops = [best(lines, column) for column in columns]
+def _rows(lines: Sequence[Line], columns: Sequence[Column], copies: Collection[str]) -> list[list[Cell]]:
+    tops = [best(lines, column, copies) for column in columns]
     return [
         [
-            *_lead(line, columns),
+            *_lead(line, columns, copies),
             *(
                 _pair_cell(line, column) if column.metric in MASK_PAIRS else _value_cell(line, column, index in top)
                 for column, top in zip(columns, tops, strict=True)
@@ -100,7 +100,9 @@ def _rows(lines: Sequence[Line], columns: Sequence[Column]) -> list[list[Cell]]:
 def _common_notes(lines: Sequence[Line], rows: Sequence[Sequence[Cell]]) -> list[str]:
     notes = [LEAK_NOTE.format(leak) for leak in dict.fromkeys(leak for line in lines for leak in line.leaks)]
     if any(cell.bold for row in rows for cell in row):
-        notes.append("Bold: the best of the generators that were measured on equal numbers of images.")
+        notes.append("Bold: the best of the generators that were measured on equal numbers of images and do not copy.")
+    if any(cell.mark == "‡" for row in rows for cell in row):
+        notes.append("‡ flagged as copies of training images, which look as good as those: see Memorisation.")
     if any(line.first.real for line in lines):
         notes.append("Above the rule: real images of another role, measured as synthetic ones are.")
     return notes
@@ -160,7 +162,7 @@ def fidelity_tables(results: StudyResults) -> list[Table]:
     records = _records(lines, lambda n: not _of_masks(n.metric) and n.metric not in MEMORISATION)
     tables = []
     for index, chunk in enumerate(chunks):
-        rows = _rows(lines, chunk)
+        rows = _rows(lines, chunk, copying(results))
         tables.append(
             Table(
                 f"fidelity-{index + 1}" if parts > 1 else "fidelity",
@@ -207,12 +209,12 @@ def mask_table(results: StudyResults) -> Table | None:
         if any(line.measured(metric) or line.measured(f"{metric}-synthetic") for line in lines):
             columns.append(Column(HEADINGS[metric], metric, declared))
     shown = {column.metric for column in columns}
-    rows = _rows(lines, columns)
+    rows = _rows(lines, columns, copying(results))
     notes = _common_notes(lines, rows)
     if "sim" in shown:
         notes.append(
             "SIM: mean share of pixels equal to the most similar real mask; beside it what an all-black mask scores, "
-            "and real masks among each other."
+            "and real masks among each other, above which more is no merit."
         )
     if "mask-area" in shown:
         notes.append(
@@ -252,7 +254,7 @@ def memorisation_table(results: StudyResults) -> Table | None:
         copies = None if beside is None or math.isnan(values["memorisation"]) else beside.copies
         verdict = {None: "–", True: "copies", False: "no sign of copying"}[copies]
         reference = beside.reference if beside else ""
-        cells = _lead(line, [_CLOSER])
+        cells = _lead(line, [_CLOSER], ())
         rows.append(
             [
                 *cells[:2],
@@ -291,6 +293,11 @@ def memorisation_table(results: StudyResults) -> Table | None:
         text_columns=2,
         records=records,
     )  # fmt: skip
+
+
+def copying(results: StudyResults) -> set[str]:
+    """Return the cells of generators that are flagged as copying."""
+    return {measured.cell for measured in results.measured if measured.copies and measured.arm == "synthetic"}
 
 
 def describe_copies(results: StudyResults) -> list[str]:

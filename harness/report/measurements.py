@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -169,17 +169,23 @@ def lower_is_better(metric: str) -> bool | None:
     return FIDELITY[metric].lower_is_better if metric in FIDELITY else None
 
 
-def best(lines: Sequence[Line], column: Column) -> set[int]:
+def best(lines: Sequence[Line], column: Column, copies: Collection[str] = ()) -> set[int]:
     """Return which lines hold the best value among generators measured on equal numbers of images.
 
-    References, leaked numbers and holes are never the best, and nothing is the best of one. Values that print the same
-    are the best together.
+    References, leaked numbers, holes and generators that copy are never the best, and nothing is the best of one.
+    Values that print the same are the best together. SIM has no best: an empty mask has more of it than a real one.
+
+    Args:
+        lines: of the table.
+        column: of the table.
+        copies: cells of generators that are flagged as copying.
     """
-    lower = lower_is_better(column.metric)
+    lower = None if column.metric == "sim" else lower_is_better(column.metric)
     groups: dict[tuple[tuple[float, float], ...], dict[int, float]] = {}
     for index, line in enumerate(lines):
         value = line.mean(column.metric, column.network)
-        if lower is not None and not line.first.real and not line.leaks and not math.isnan(value):
+        sound = not line.first.real and not line.leaks and line.first.cell not in copies and not math.isnan(value)
+        if lower is not None and sound:
             groups.setdefault(line.counts(column.metric, column.network), {})[index] = value
     found: set[int] = set()
     for values in groups.values():

@@ -210,7 +210,7 @@ def test_a_report_can_be_made_of_what_was_collected(plan, tmp_path):
     commit(plan, key, {"step": 1, "rows": rows, "network": "pixels-8"})
     folder = render(collect(plan, Store()), tmp_path / "report").parent
     masks = (folder / "tables" / "fidelity-masks.md").read_text()
-    row = next(line for line in masks.splitlines() if line.startswith("| paint |"))
+    row = next(line for line in masks.splitlines() if line.startswith("| paint‡ |"))
     assert "| incomplete 1/2 |" in row
     memorisation = (folder / "tables" / "memorisation.md").read_text()
     fitted = [len(split.ids("fit")) for split in plan.splits]
