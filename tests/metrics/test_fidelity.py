@@ -10,7 +10,6 @@ import harness.weights
 from harness.data.pairs import PairSet
 from harness.errors import DataError, DeclarationError, WeightsError
 from harness.metrics.fidelity import FIDELITY, beside_fid, measure, of_masks
-from harness.metrics.inception import FidInception
 
 CPU = torch.device("cpu")
 WITHOUT_WEIGHTS = [name for name, metric in FIDELITY.items() if not metric.needs_weights]
@@ -20,22 +19,6 @@ WITHOUT_WEIGHTS = [name for name, metric in FIDELITY.items() if not metric.needs
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("HARNESS_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-
-
-@pytest.fixture(scope="module")
-def random_network():
-    torch.manual_seed(0)
-    network = FidInception().eval().requires_grad_(False)
-    for convolution in network.convolutions():
-        torch.nn.init.kaiming_normal_(convolution.weight)
-    return network
-
-
-@pytest.fixture
-def inception(monkeypatch, random_network):
-    """A random network in place of the pretrained one, which the suite must not download."""
-    network = random_network
-    monkeypatch.setattr(harness.weights, "fid_inception", lambda: network)
 
 
 NETWORK = """

@@ -11,26 +11,11 @@ import harness.weights
 from harness.metrics.features import features
 from harness.metrics.fidelity import beside_fid
 from harness.metrics.frechet import frechet_distance
-from harness.metrics.inception import FidInception
 from harness.metrics.networks import network_named
 from harness.metrics.pictures import read_both_masks, read_images
 from harness.metrics.sifid import single_image_distances
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def random_network():
-    torch.manual_seed(0)
-    network = FidInception().eval().requires_grad_(False)
-    for convolution in network.convolutions():
-        torch.nn.init.kaiming_normal_(convolution.weight)
-    return network
-
-
-@pytest.fixture
-def inception(monkeypatch, random_network):
-    monkeypatch.setattr(harness.weights, "fid_inception", lambda: random_network)
 
 
 @pytest.fixture
