@@ -71,6 +71,22 @@ def test_real_images_of_the_report_role_are_measured_like_synthetic_ones(temp_st
     assert shown.value.astype(float).tolist() == pytest.approx([expected["mask-area"]["mask-area"]])
 
 
+@pytest.mark.parametrize(("role", "yardstick"), [("report", "select"), ("select", "report")])
+def test_real_images_are_compared_with_those_of_the_other_role_never_with_themselves(
+    temp_study: Any, role: str, yardstick: str
+) -> None:
+    from harness.metrics.memorisation import describe, memorisation
+
+    plan, store = ran(temp_study, f"{{metrics: [memorisation], references: [{role}]}}")
+    (reference,) = plan.references
+    dataset = store.find("dataset", plan.datasets[0])
+    assert dataset is not None
+    real = RealPairs(dataset)
+    fit, measured, other = (describe(real.role(name).images) for name in ("fit", role, yardstick))
+    found = result(store, reference.key).values["measured"]["memorisation"]
+    assert found["memorisation"] == pytest.approx(memorisation(fit, measured, other).closer)
+
+
 def test_what_the_measurement_is_against_is_no_reference_to_it(temp_study: Any) -> None:
     study = load_study("twelve", settings=tuple(settings("{against: report, references: [select, report]}")[1::2]))
     assert [reference.role for reference in build_plan(study).references] == ["select"]

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -114,6 +116,8 @@ def test_features_are_bit_equal_on_any_number_of_cores_and_torchs_setting_is_lef
             torch.set_num_threads(cores)
             found.append(features(images, network, device=CPU, keep=False))
             assert torch.get_num_threads() == cores
+            with ThreadPoolExecutor(1) as later:
+                assert later.submit(torch.get_num_threads).result() == cores
     finally:
         torch.set_num_threads(before)
     np.testing.assert_array_equal(found[0], found[1])

@@ -99,6 +99,16 @@ def test_equal_distributions_are_corrected_to_nothing():
     assert abs(np.mean(found)) < 0.2 * raw
 
 
+def test_unequal_sets_are_corrected_as_well_as_equal_ones():
+    found, raw = [], []
+    for seed in range(6):
+        draw = np.random.default_rng(seed)
+        real, synthetic = draw.normal(size=(500, 300)) * spectrum(), draw.normal(size=(50, 300)) * spectrum()
+        found.append(corrected_frechet_distance(real, synthetic))
+        raw.append(frechet_distance(real, synthetic))
+    assert abs(np.mean(found)) < 0.12 * np.mean(raw)
+
+
 def test_the_correction_repeats_with_its_seed_and_scales_as_the_distance_does():
     draw = np.random.default_rng(0)
     a, b = draw.normal(size=(60, 30)), draw.normal(size=(50, 30)) + 0.3

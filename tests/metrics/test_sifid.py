@@ -61,6 +61,19 @@ def test_pairs_may_share_a_real_image_which_goes_through_the_network_once(networ
     assert sum(passed) == 2 + 4
 
 
+def test_what_is_kept_is_that_of_the_standard_network_only(network, monkeypatch, tmp_path):
+    import harness.weights
+
+    monkeypatch.setenv("HARNESS_HOME", str(tmp_path / "home"))
+    real, synthetic = images(2), images(2, seed=1)
+    single_image_distances(real, synthetic, device=CPU, network=network, keep=True)
+    assert not (tmp_path / "home").exists()
+    monkeypatch.setattr(harness.weights, "fid_inception", lambda: network)
+    first = single_image_distances(real, synthetic, device=CPU, keep=True)
+    monkeypatch.setattr(harness.weights, "fid_inception", lambda: pytest.fail("computed twice"))
+    np.testing.assert_array_equal(single_image_distances(real, synthetic, device=CPU, keep=True), first)
+
+
 def test_pairs_must_be_pairs(network):
     with pytest.raises(DataError, match="got 3 real and 2 synthetic"):
         single_image_distances(images(3), images(2), device=CPU, network=network)

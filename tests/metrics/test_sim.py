@@ -44,6 +44,15 @@ def test_copies_score_one_and_real_masks_do_not_find_themselves():
     assert similarity(real, real[:3]).leave_one_out < 1.0
 
 
+def test_what_is_kept_tells_sets_apart_and_a_set_against_itself_from_a_copy_of_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("HARNESS_HOME", str(tmp_path))
+    real, other = masks(6), masks(5, seed=3)
+    for _ in range(2):
+        assert similarity(real, real, keep=True) == similarity(real, real)
+        assert similarity(real, other, keep=True) == similarity(real, other)
+        assert similarity(other, real, keep=True) == similarity(other, real)
+
+
 def test_it_is_gamed_by_an_empty_mask_and_says_so():
     real = masks(6, share=0.05)
     found = similarity(real, np.zeros_like(real))
