@@ -285,6 +285,11 @@ def find(name: str) -> Found | None:
     return None
 
 
+def perceptual_weights() -> Found | None:
+    """Return the weights on this machine that the perceptual network takes: LPIPS' own, else the nearest ones."""
+    return find("vgg16-imagenet") or find("vgg16-edges")
+
+
 def required(name: str, otherwise: str) -> Found:
     """Return weights that are on this machine.
 

