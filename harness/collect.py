@@ -376,6 +376,7 @@ class _Reader:
             "roles": {name: len(split.ids(name)) for name in ("fit", "select", "report")},
             "folds": len(self.plan.splits),
             **(training if self.plan.segmenters else {}),
+            **({"sample_sets": study.fidelity.sets} if study.fidelity and study.fidelity.sets > 1 else {}),
             "protocol": study.protocol,
             "size": study.dataset.size,
             "geometry": study.dataset.geometry,

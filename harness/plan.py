@@ -90,6 +90,9 @@ def missing_weights(plan: Plan) -> list[str]:
     for i, segmenter in enumerate(study.segmenters):
         for name in load_plugin("segmenters", segmenter.plugin).create(**segmenter.values()).weights():
             needed.setdefault(name, ("segmenters", i))
+    if study.fidelity and (judge := study.fidelity.segmenter):
+        for name in load_plugin("segmenters", judge.plugin).create(**judge.values()).weights():
+            needed.setdefault(name, ("fidelity", "segmenter"))
     for generator, declared in study.generators.items():
         for part, use in declared.uses():
             place = ("generators", generator, part)
@@ -100,10 +103,11 @@ def missing_weights(plan: Plan) -> list[str]:
     for i, metric in enumerate(study.fidelity.metrics if study.fidelity else ()):
         for name in FIDELITY[metric].needs_weights:
             needed.setdefault(name, ("fidelity", "metrics", i))
+    at_random = "random weights (encoder_weights: random)"
     return _missing_networks(plan) + [
         f"{document.origin(place)}: {'.'.join(map(str, place))}: needs the weights {name}, which are not on this "
         f"machine; get them with `harness weights fetch {name}` or `harness weights add {name} FILE`, or declare "
-        f"{'random weights (encoder_weights: random)' if place[0] == 'segmenters' else 'another plugin or metric'}"
+        f"{at_random if place[0] == 'segmenters' or place[1] == 'segmenter' else 'another plugin or metric'}"
         for name, place in needed.items()
         if not _is_here(name)
     ]

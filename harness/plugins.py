@@ -185,6 +185,13 @@ class Plugin(ABC):
         """Return the names in ``harness weights`` that this plugin, as declared, cannot work without."""
         return ()
 
+    def surroundings(self) -> dict[str, str]:
+        """Return what this machine has that results of this plugin, as declared, depend on: it becomes part of keys.
+
+        For a plugin that works with the best of several weights; what it took belongs in ``context.note`` too.
+        """
+        return {}
+
     @classmethod
     def example(cls) -> dict[str, Any]:
         """Return parameter values for a run of a second, which ``harness plugin check`` uses."""

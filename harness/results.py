@@ -37,11 +37,12 @@ COLUMNS: dict[str, str] = {
     "role": "role that was scored on: report, select or fit",
     "step": "checkpoint step (selection rows); empty otherwise",
     "metric": "iou, f1, accuracy, precision, recall, dice-loss; fid, kid, ... and what belongs beside them "
-    "(kid-deviation, coverage, n_real: how many real images a network compared with, ...)",
+    "(kid-deviation, coverage, n_real: how many real images a network compared with, ...); of several sample sets "
+    "their mean, with fid-between-sets, the standard deviation between them, and fid-set-1, fid-set-2, ... of each",
     "reduction": "micro or micro-imagewise (segmentation); the network (fidelity); selected, or why the checkpoint "
     "cannot be (selection); may be empty",
     "value": "the number; empty when the stage has no result, or the metric no value there",
-    "images": "how many images the number stands on",
+    "images": "how many images the number stands on; of several sample sets, how many each has",
     "status": "done, failed, out-of-memory, refused (leak guard), skipped (an input failed) or left (not run yet)",
     "leak": "empty, or what was seen (published protocol, or scores of the fit and select roles)",
     "stage": "store key of the stage that measured it",
@@ -220,7 +221,8 @@ class StudyResults:
         facts: for the methods paragraph and the page: dataset, title, split, split_digest, roles (dict role ->
             images), folds, seeds (list), budget
             (sentence), selection (sentence), protocol, size (pixels), zero_division, parameters (dict segmenter ->
-            trainable parameters), versions (dict), commit, device, command.
+            trainable parameters), sample_sets (how many of each generator are measured, when several), versions
+            (dict), commit, device, command.
         published: names of CSV files in ``studies/published`` to set beside ours.
         tables: declared table names; empty for all that apply.
         figures: declared figure names; empty for all that apply.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from harness.home import threads
 from harness.plugins import Plugin, load_plugin
 from harness.stages import VERSIONS
 from harness.store import digest
-from harness.study import ROLES, GeneratorDeclaration, GeneratorUse, PluginUse, Recipe, SegmenterUse
+from harness.study import ROLES, Budget, GeneratorDeclaration, GeneratorUse, PluginUse, Recipe, SegmenterUse
 from harness.study_file import LoadedStudy
 
 if TYPE_CHECKING:
@@ -160,6 +160,8 @@ class PlanBuilder:
             parts["plugin"] = {"name": plugin.name, "version": plugin.version}
             parts["plugin-parameters"] = _portable(plugin.parameters.model_dump(mode="json"))
             parts["code"] = code_of(type(plugin))
+            if surroundings := plugin.surroundings():
+                parts["surroundings"] = surroundings
             attached["target"] = _absolute(use.plugin)
             attached["plugin-parameters"] = plugin.parameters.model_dump(mode="json")
         key = digest(parts)
@@ -251,8 +253,8 @@ class PlanBuilder:
             for generator, count in recipe.synthetic
             if generator == name
         ]
-        if self.study.fidelity and self.study.fidelity.samples and not control:
-            counts.append(self.study.fidelity.samples)
+        if self.study.fidelity and self.study.fidelity.pairs and not control:
+            counts.append(self.study.fidelity.pairs)
         return max(counts, default=200)
 
     def fit(
@@ -311,13 +313,33 @@ class PlanBuilder:
         return sample, selected
 
     def _fidelity(self, where: str, fold: int, pool: str) -> str:
-        return self._measured(f"measure {where}", {"dataset": (self.plan.datasets[fold],), "pool": (pool,)})
+        assert self.study.fidelity is not None
+        sets = self.study.fidelity.sets
+        # One set is what stages measured before there were several: their keys stay.
+        return self._measured(f"measure {where}", fold, {"pool": (pool,)}, **({"sets": sets} if sets > 1 else {}))
 
-    def _measured(self, label: str, inputs: dict[str, tuple[str, ...]], **of: str) -> str:
+    def _measured(self, label: str, fold: int, inputs: dict[str, tuple[str, ...]], **of: str | int) -> str:
         declared = self.study.fidelity
         assert declared is not None
-        parameters = _named_network(declared.model_dump(mode="json", exclude={"references"})) | of
-        return self.stage("fidelity", label, parameters, inputs, attachments={"network": declared.network})
+        # The key of the training stands for the segmenter and its budget.
+        beside = {"references", "segmenter", "budget", "sets"}
+        parameters = _named_network(declared.model_dump(mode="json", exclude=beside)) | of
+        trained, segmenter = self._segmenter_of_agreement(fold) if "agreement" in declared.metrics else ({}, {})
+        read = {"dataset": (self.plan.datasets[fold],), **inputs, **trained}
+        attachments = {"network": declared.network, **segmenter}
+        amount = float(of.get("sets", 1))
+        return self.stage("fidelity", label, parameters, read, attachments=attachments, amount=amount)
+
+    def _segmenter_of_agreement(self, fold: int) -> tuple[dict[str, tuple[str, ...]], dict[str, Any]]:
+        """Add the training of the segmenter that judges pairs; return it as an input, and what it takes to load it."""
+        declared = self.study.fidelity
+        assert declared is not None
+        use = declared.segmenter or self.study.segmenters[0]
+        plugin = load_plugin("segmenters", use.plugin).create(**use.values())
+        key = self.training(use, Recipe(None), self.study.seeds[0], fold, (), declared.budget or self.study.budget)
+        parameters = plugin.parameters.model_dump(mode="json")
+        loaded = {"target": _absolute(use.plugin), "plugin-parameters": parameters}
+        return {"train": (key,)}, {**loaded, "segmenter": use.name or plugin.label}
 
     def reference(self, role: Role, fold: int) -> None:
         """Add the stage that measures the real images of a role like synthetic ones, unless they are the reference."""
@@ -326,7 +348,7 @@ class PlanBuilder:
         if count < 2 or role == self.study.fidelity.against:
             return
         label = f"measure real ({role}){self._fold_suffix(fold)}"
-        key = self._measured(label, {"dataset": (self.plan.datasets[fold],)}, real=role)
+        key = self._measured(label, fold, {}, real=role)
         self.plan.references.append(Reference(role, fold, key, count))
 
     # segmenters
@@ -335,35 +357,15 @@ class PlanBuilder:
         """Add the training of one segmenter on one recipe, and its scores."""
         plugin = load_plugin("segmenters", use.plugin).create(**use.values())
         name = use.name or plugin.label
-        pools = []
+        pools: list[tuple[str, int]] = []
         if recipe.control != "real-repeated":
             for generator, count in recipe.synthetic:
                 declared = self._declared(generator, recipe)
                 pool = self.pool(generator, declared, fold, recipe.real or None, bool(recipe.control))
                 pools.append((pool.key, count))
         suffix = f"seed={seed}{self._fold_suffix(fold)}"
-        steps = self._steps(recipe, fold, plugin.batch_size)
+        train = self.training(use, recipe, seed, fold, pools, self.study.budget)
         dataset = (self.plan.datasets[fold],)
-        select_role = "report" if self.study.protocol == "published" else "select"
-        parameters = {
-            "real": recipe.real,
-            "order-seed": self.study.dataset.seed,
-            "synthetic": [count for _, count in pools],
-            "repeat-real": recipe.synthetic_count if recipe.control == "real-repeated" else 0,
-            "steps": steps,
-            "validations": self.study.budget.validations,
-            "select-role": select_role,
-        }
-        train = self.stage(
-            "train",
-            f"train {name} * {recipe.label} * {suffix}",
-            parameters,
-            {"dataset": dataset, "pools": tuple(key for key, _ in pools)},
-            plugin=plugin,
-            use=use,
-            seed=seed,
-            amount=steps,
-        )
         for on in self.study.evaluate.on:
             role = on if on in ROLES else "report"
             scored = dataset if on in ROLES else (self._other_dataset(on),)
@@ -383,19 +385,54 @@ class PlanBuilder:
             where = self.plan.dataset.name if on in ROLES else on
             self.plan.cells.append(Cell(name, recipe, seed, fold, where, role, train, evaluate))
 
+    def training(
+        self, use: SegmenterUse, recipe: Recipe, seed: int, fold: int, pools: Sequence[tuple[str, int]], budget: Budget
+    ) -> str:
+        """Add the training of one segmenter on one recipe and return its key.
+
+        Args:
+            use: the segmenter.
+            recipe: its training set.
+            seed: of the training.
+            fold: of the split.
+            pools: keys of the pools that the recipe takes from, with the pairs it takes of each.
+            budget: how long it trains.
+        """
+        plugin = load_plugin("segmenters", use.plugin).create(**use.values())
+        steps = self._steps(recipe, fold, plugin.batch_size, budget)
+        parameters = {
+            "real": recipe.real,
+            "order-seed": self.study.dataset.seed,
+            "synthetic": [count for _, count in pools],
+            "repeat-real": recipe.synthetic_count if recipe.control == "real-repeated" else 0,
+            "steps": steps,
+            "validations": budget.validations,
+            "select-role": "report" if self.study.protocol == "published" else "select",
+        }
+        return self.stage(
+            "train",
+            f"train {use.name or plugin.label} * {recipe.label} * seed={seed}{self._fold_suffix(fold)}",
+            parameters,
+            {"dataset": (self.plan.datasets[fold],), "pools": tuple(key for key, _ in pools)},
+            plugin=plugin,
+            use=use,
+            seed=seed,
+            amount=steps,
+        )
+
     def _declared(self, generator: str, recipe: Recipe) -> GeneratorDeclaration:
         if recipe.control:
             return GeneratorDeclaration(pairs=GeneratorUse(plugin=recipe.control), sees="recipe")
         return self.study.generators[generator]
 
-    def _steps(self, recipe: Recipe, fold: int, batch_size: int) -> int:
+    def _steps(self, recipe: Recipe, fold: int, batch_size: int, budget: Budget) -> int:
         """Return the optimiser steps of a recipe."""
-        if self.study.budget.steps is not None:
-            return self.study.budget.steps
-        assert self.study.budget.epochs is not None
+        if budget.steps is not None:
+            return budget.steps
+        assert budget.epochs is not None
         available = len(self.plan.splits[fold].ids("fit"))
         real = available if recipe.real is None else recipe.real
-        return self.study.budget.epochs * math.ceil((real + recipe.synthetic_count) / batch_size)
+        return budget.epochs * math.ceil((real + recipe.synthetic_count) / batch_size)
 
     def _other_dataset(self, name: str) -> str:
         """Add a dataset that is only scored on: all of its images are report images."""

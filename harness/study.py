@@ -245,11 +245,29 @@ class Fidelity(Section):
 
     metrics: Annotated[tuple[str, ...], AfterValidator(_distinct)] = ("thumbnail-distance", "mask-area", "sim")
     samples: int | None = Field(None, ge=2, description="first so many of the pool; all when left out")
+    sets: int = Field(
+        1, ge=1, description="sets of so many samples, each measured on its own; their mean and deviation are reported"
+    )
     against: Literal["fit", "select", "report"] = "fit"
     references: Annotated[tuple[Literal["select", "report"], ...], AfterValidator(_distinct)] = Field(
         ("report",), description="roles whose real images are measured like synthetic ones: the floor they reach"
     )
     network: str | None = Field(None, description="feature network of frechet-distance")
+    segmenter: SegmenterUse | None = Field(
+        None, description="trained on all real pairs of the fit role for agreement; the study's first when left out"
+    )
+    budget: Budget | None = Field(None, description="how long that segmenter trains; as the study's when left out")
+
+    @model_validator(mode="after")
+    def _sized_sets(self) -> Fidelity:
+        if self.sets > 1 and self.samples is None:
+            raise ValueError(f"{self.sets} sets need samples, the size of each; add it, such as samples: 1000")
+        return self
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs of a pool all sets take; 0 when they take what there is."""
+        return self.sets * (self.samples or 0)
 
 
 class ReportDeclaration(Section):

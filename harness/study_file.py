@@ -177,6 +177,9 @@ def _plugin_uses(value: dict[str, Any]) -> Iterator[tuple[Kind, Location, Any]]:
     segmenters = value.get("segmenters")
     for i, use in enumerate(segmenters if isinstance(segmenters, list) else []):
         yield "segmenters", ("segmenters", i), use
+    fidelity = value.get("fidelity")
+    if isinstance(fidelity, dict):
+        yield "segmenters", ("fidelity", "segmenter"), fidelity.get("segmenter")
 
 
 def check_plugins(document: Document) -> list[str]:
@@ -312,8 +315,8 @@ def _check_metrics(study: Study, report: Any) -> None:
     """Check the names of fidelity metrics."""
     from harness.metrics.fidelity import FIDELITY
 
-    allowed = list(FIDELITY)
     wanted: list[tuple[Location, str]] = []
+    asking = [name for name, metric in FIDELITY.items() if metric.needs_segmenter]
     for name, declared in study.generators.items():
         for part, use in declared.uses():
             if use.select:
@@ -323,8 +326,12 @@ def _check_metrics(study: Study, report: Any) -> None:
     if study.fidelity:
         wanted += [(("fidelity", "metrics", i), metric) for i, metric in enumerate(study.fidelity.metrics)]
         _check_network(study.fidelity.metrics, study.fidelity.network, ("fidelity",), report)
+        _check_agreement(study, asking, report)
     for location, metric in wanted:
-        if metric not in allowed:
+        allowed = [name for name in FIDELITY if location[0] == "fidelity" or name not in asking]
+        if metric in asking and metric not in allowed:
+            report(location, f"{metric} cannot choose a checkpoint, since a selection has no segmenter; use another")
+        elif metric not in allowed:
             report(location, f"no fidelity metric {metric!r}{nearest(metric, allowed)}; allowed: {', '.join(allowed)}")
 
 
@@ -338,6 +345,23 @@ def _check_network(metrics: tuple[str, ...], network: str | None, location: Loca
             (*location, "network"),
             f"{network!r} is read by frechet-distance only, which is not measured; add it, or take network out",
         )
+
+
+def _check_agreement(study: Study, asking: list[str], report: Any) -> None:
+    """Check that there is a segmenter where a metric asks one, and none that nothing asks."""
+    declared = study.fidelity
+    assert declared is not None
+    asked = [(i, name) for i, name in enumerate(declared.metrics) if name in asking]
+    for i, name in asked if not (declared.segmenter or study.segmenters) else []:
+        report(
+            ("fidelity", "metrics", i),
+            f"{name} asks a segmenter that is trained on real pairs, and none is declared; add fidelity.segmenter, "
+            "such as {plugin: smp, arch: Unet}",
+        )
+    for key in ("segmenter", "budget"):
+        if getattr(declared, key) and not asked:
+            sentence = f"is read by {' and '.join(asking)} only, which is not measured; add it, or take {key} out"
+            report(("fidelity", key), sentence)
 
 
 def study_schema() -> str:

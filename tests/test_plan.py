@@ -53,6 +53,13 @@ def test_real_only_training_does_not_depend_on_generators(temp_study: Any) -> No
     assert before["train tiny * real=4,paint=8 * seed=0"] != after["train tiny * real=4,paint=8 * seed=0"]
 
 
+def test_what_a_plugin_takes_from_this_machine_is_part_of_its_keys(temp_study: Any, monkeypatch: Any) -> None:
+    before = keys()
+    monkeypatch.setattr("harness.plugins.Generator.surroundings", lambda self: {"weights": "others"})
+    assert changed(before, keys()) >= {"fit", "sample"}
+    assert "dataset" not in changed(before, keys())
+
+
 def test_keys_hold_contents_never_places(temp_study: Any, monkeypatch: Any) -> None:
     before = keys()
     moved = temp_study.project.parent / "moved"

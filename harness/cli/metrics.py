@@ -15,6 +15,10 @@ from harness.errors import DataError, DeclarationError
 if TYPE_CHECKING:
     import torch
 
+    from harness.data.pairs import PairSet
+    from harness.metrics.agreement import TrainedSegmenter
+    from harness.plugins import Segmenter
+
 app = typer.Typer(help="Metrics on folders, zips, datasets and stored results.", no_args_is_help=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -238,6 +242,136 @@ def mask_area(real: Real, synthetic: Synthetic, figures: Figures = None, as_json
         fidelity_figures.mask_areas_figure([shown], figures / "mask-areas")
         fidelity_figures.mask_diversity_figure(shown, figures / "mask-diversity")
     _emit({**document, "n_real": len(a), "n_synthetic": len(b)}, as_json)
+
+
+@app.command()
+def agreement(
+    real: Real,
+    synthetic: Synthetic,
+    segmenter: Annotated[str, typer.Option(help="Segmenter plugin to train on the real pairs, or file.py:Class.")] = "",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="PARAMETER=VALUE of the segmenter.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of its training.")] = 500,
+    trained: Annotated[str, typer.Option(help="Instead: start of the key of a stored train result to use.")] = "",
+    size: Annotated[int, typer.Option(min=16, max=1024, help="Side that all pairs are brought to, pixels.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, help="Of the training, and of which real pairs are held out.")] = 0,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Whether synthetic images and masks belong together, judged by a segmenter trained on real pairs.
+
+    Seven tenths of the real pairs train it, one chooses its checkpoint, and two show how far agreement can go. Without
+    --segmenter it is a U-Net with a pretrained encoder, or a small network where its weights are missing.
+    """
+    import tempfile
+
+    from harness.metrics.agreement import agreement as compare
+    from harness.metrics.pictures import read_pairs
+
+    if trained and (segmenter or settings):
+        raise DeclarationError("--trained brings its own segmenter; leave out --segmenter and --set, or --trained.")
+    where = _device(device)
+    pairs, made = read_pairs(real, size), read_pairs(synthetic, size)
+    with tempfile.TemporaryDirectory() as folder:
+        if trained:
+            judge, held_out, facts = _stored_segmenter(trained, pairs, where)
+        else:
+            judge, held_out, facts = _trained_segmenter(segmenter, settings or [], pairs, steps, seed, where, folder)
+        found, ceiling = (compare(judge.predict(p.images), p.masks) for p in (made, held_out))
+    values = {"agreement": found.value, "agreement-chance": found.chance, "agreement-pairs": found.pairs}
+    beside = {"agreement-real": ceiling.value, "agreement-real-chance": ceiling.chance}
+    counts = {"n_real": len(held_out), "n_synthetic": len(made)}
+    _emit({**values, **beside, **counts, "network": judge.label, "size": size, **facts}, as_json)
+
+
+def _trained_segmenter(
+    plugin: str, settings: list[str], real: PairSet, steps: int, seed: int, device: torch.device, folder: str
+) -> tuple[TrainedSegmenter, PairSet, dict[str, Any]]:
+    """Train a segmenter; return it, the real pairs that it has not seen, and what is said of its training."""
+    from harness.metrics.agreement import train_on
+
+    judge, named = _declared_segmenter(plugin, settings)
+
+    def progress(done: int, total: int, unit: str) -> None:
+        if done == total or done % 50 == 0:
+            typer.echo(f"training {done}/{total} {unit}", err=True)
+
+    training = train_on(real, judge, steps=steps, seed=seed, device=device, folder=Path(folder), progress=progress)
+    facts = {
+        "segmenter": named,
+        "trained-on": training.trained_on,
+        "steps": steps,
+        "best-step": training.outcome.best_step,
+        "selection-iou": training.outcome.best_score,
+        "notes": " ".join(judge.notes()),
+    }
+    return training.segmenter, training.held_out, facts
+
+
+def _declared_segmenter(plugin: str, settings: list[str]) -> tuple[Segmenter, dict[str, Any]]:
+    """Return a segmenter as the options declare it, or the default one, and how it is declared.
+
+    Raises:
+        DeclarationError: a parameter is not allowed.
+        PluginError: there is no such segmenter.
+    """
+    from pydantic import ValidationError
+
+    from harness.declaration import Document, Origin, apply_setting
+    from harness.plugins import load_plugin
+    from harness.study_file import describe_errors
+    from harness.weights import find
+
+    declared: dict[str, Any] = {"plugin": plugin or "smp"}
+    if not plugin:
+        declared |= {"arch": "Unet", "encoder": "tu-tf_efficientnet_lite0"}
+        if find("efficientnet-lite0-imagenet") is None:
+            declared |= {"encoder": "tu-lcnet_050", "encoder_weights": "random"}
+    document = Document({"segmenter": declared}, {(): Origin("harness metrics agreement", 0, 0)})
+    for setting in settings:
+        document = apply_setting(document, f"segmenter.{setting}")
+    use = dict(document.value["segmenter"])
+    found = load_plugin("segmenters", use["plugin"])
+    try:
+        return found.create(**{key: value for key, value in use.items() if key != "plugin"}), use
+    except ValidationError as error:
+        raise DeclarationError(describe_errors(error, document, ("segmenter",), found.Parameters)) from None
+
+
+def _stored_segmenter(
+    key: str, real: PairSet, device: torch.device
+) -> tuple[TrainedSegmenter, PairSet, dict[str, Any]]:
+    """Return the segmenter of a stored train result, the real pairs that it has not seen, and what is said of it.
+
+    Raises:
+        DataError: no train result, or several, have a key that starts so; or it has seen all real pairs.
+    """
+    from harness.metrics.agreement import TrainedSegmenter
+    from harness.plugins import load_plugin
+    from harness.store import Store
+
+    found = [r for r in Store().results() if r.record["kind"] == "train" and r.key.startswith(key)]
+    if len(found) != 1:
+        raise DataError(f"{len(found)} stored train results have keys that start with {key!r}; give the key of one.")
+    (result,) = found
+    attached = result.record["attachments"]
+    judge = load_plugin("segmenters", attached["target"]).create(**attached["plugin-parameters"])
+    seen = json.loads((result.folder / "seen.json").read_text())
+    unseen = [name for name in real.ids if name not in seen]
+    if not unseen:
+        raise DataError(
+            f"The segmenter {key!r} has seen all {len(real)} real pairs, so they do not show how far agreement can go; "
+            "give pairs that it has not seen, such as DATASET:report."
+        )
+    facts = {
+        "segmenter": {"plugin": attached["target"], **attached["plugin-parameters"]},
+        "trained-on": result.values["training-pairs"],
+        "steps": result.values["steps"],
+        "best-step": result.values["best-step"],
+        "selection-iou": result.values["best-score"],
+        "notes": f"Trained as {result.record['label']!r}.",
+    }
+    weights = result.folder / result.values["weights"]
+    return TrainedSegmenter.load(judge, weights, device), real.select(unseen), facts
 
 
 @app.command()

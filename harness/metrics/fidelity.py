@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from harness.data.pairs import PairSet
+    from harness.metrics.agreement import TrainedSegmenter
 
 Values = dict[str, float | str | int | bool]
 _SMALL = 2048  # images, the number of features: below it a covariance has not full rank and the FID is biased
@@ -34,6 +35,7 @@ class Sets:
         device: where to compute.
         seed: of random subsets.
         network: of the Fréchet distance that is not a FID.
+        segmenter: that was trained on real pairs, for agreement; None where there is none.
     """
 
     real: PairSet
@@ -42,6 +44,7 @@ class Sets:
     device: torch.device
     seed: int
     network: str = ""
+    segmenter: TrainedSegmenter | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class FidelityMetric:
         needs_weights: names in the weights catalogue it cannot do without.
         definition: one sentence.
         compute: returns the value under the metric's name, and what belongs beside it.
+        needs_segmenter: whether it asks a segmenter that was trained on real pairs, which a selection does not have.
     """
 
     name: str
@@ -65,6 +69,7 @@ class FidelityMetric:
     needs_weights: tuple[str, ...]
     definition: str
     compute: Callable[[Sets], Values]
+    needs_segmenter: bool = False
 
 
 def _inception_features(sets: Sets) -> tuple[NDArray[np.float32], NDArray[np.float32], Values]:
@@ -220,6 +225,25 @@ def _thumbnail_distance(sets: Sets) -> Values:
     return {"thumbnail-distance": value, "network": "pixels-8"}
 
 
+def _agreement(sets: Sets) -> Values:
+    from harness.metrics.agreement import agreement
+
+    if sets.segmenter is None:
+        raise DeclarationError("agreement asks a segmenter that was trained on real pairs, and none was given.")
+    pairs, label = sets.synthetic, sets.segmenter.label
+    if _shows_masks(pairs):
+        note = "The images are the masks as grey pictures, so that there is no telling whether they belong together."
+        return {"agreement": float("nan"), "network": label, "notes": note}
+    found = agreement(sets.segmenter.predict(pairs.images), pairs.masks)
+    note = f"With the masks of other images the same predictions agree {found.chance:.4f} (chance)."
+    if found.pairs < len(pairs):
+        note += f" Pairs left out, since mask and prediction are empty: {len(pairs) - found.pairs}."
+    if not found.pairs:
+        note = "Every mask and every prediction is empty, so there is no value."
+    beside: Values = {"agreement-chance": found.chance, "agreement-pairs": found.pairs}
+    return {"agreement": found.value, **beside, "network": label, "notes": note}
+
+
 _INCEPTION = ("fid-inception",)
 _METRICS = (
     FidelityMetric(
@@ -269,6 +293,16 @@ _METRICS = (
         "Fréchet distance between image and mask averaged to 8x8 pixels; needs no weights and is no FID.",
         _thumbnail_distance,
     ),
+    FidelityMetric(
+        "agreement",
+        "Agreement",
+        "pairs",
+        False,
+        (),
+        "Mean IoU of the synthetic masks with what a segmenter trained on real pairs predicts on their images.",
+        _agreement,
+        needs_segmenter=True,
+    ),
 )
 FIDELITY: dict[str, FidelityMetric] = {metric.name: metric for metric in _METRICS}
 
@@ -317,6 +351,7 @@ def measure(
     device: torch.device,
     seed: int = 0,
     network: str = "",
+    segmenter: TrainedSegmenter | None = None,
 ) -> dict[str, Values]:
     """Measure synthetic pairs against real ones.
 
@@ -332,13 +367,14 @@ def measure(
         device: where to compute.
         seed: of random subsets.
         network: for ``frechet-distance``, see ``harness.metrics.networks.network_named``.
+        segmenter: for ``agreement``.
 
     Returns:
         For each name, the value under that name and beside it ``n_real``, ``n_synthetic``, ``network`` (empty when the
         metric uses none), ``mode``, ``notes``, and what else the metric tells.
 
     Raises:
-        DeclarationError: there is no metric of a name.
+        DeclarationError: there is no metric of a name, or no segmenter for one that asks it.
         DataError: there are too few images.
         WeightsError: a metric's network weights are not on this machine.
     """
@@ -360,7 +396,7 @@ def measure(
     constant = constant_picture(synthetic)
     if constant:
         common.append(f"All {len(synthetic)} synthetic images {constant}, so there is no value.")
-    sets = Sets(real, synthetic, held_out, device, seed, network)
+    sets = Sets(real, synthetic, held_out, device, seed, network, segmenter)
     measured: dict[str, Values] = {}
     for name in names:
         values: Values = {name: float("nan")} if constant else FIDELITY[name].compute(sets)

@@ -17,6 +17,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -36,6 +37,8 @@ from harness.metrics.picture_files import (
 )
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from harness.data.datasets import Dataset, Entry
     from harness.data.pairs import PairSet
 
@@ -260,6 +263,68 @@ def read_masks(where: str, side: int = _MASK_SIDE) -> Masks:
     if problems:
         raise DataError(problems)
     return tuple(names), np.stack(masks)
+
+
+def read_pairs(where: str, side: int) -> PairSet:
+    """Read the pairs of a place, images and masks, as squares of one size.
+
+    A folder or zip has folders ``images`` and ``masks``, with pictures of the same names.
+
+    Args:
+        where: as for :func:`read_images`.
+        side: of the squares, pixels; pictures of other shapes are squashed (``harness.data.decoding``).
+
+    Raises:
+        DataError: there is no such place, an image has no mask or a mask no image, or some cannot be read (all are
+            named).
+    """
+    from harness.data.pairs import PairSet
+
+    pairs = _stored(where)
+    if pairs is not None:
+        return _resized(pairs, side)
+    if _names_a_dataset(where):
+        dataset, entries = _part(where)
+        return dataset.decode(side).select(f"{dataset.name}/{entry.id}" for entry in entries)
+    found = files_at(where)
+    files = {kind: {f.name: f for f in pictures_among(found, kind, where)} for kind in ("images", "masks")}
+    images, masks = files["images"], files["masks"]
+    if any(file.shown == masks[name].shown for name, file in images.items() if name in masks):
+        raise DataError(f"{where} has no folders images and masks; give the folder or zip that holds both.")
+    alone = [f"{name} is an image without a mask" for name in sorted(set(images) - set(masks))]
+    alone += [f"{name} is a mask without an image" for name in sorted(set(masks) - set(images))]
+    if alone:
+        raise DataError([f"{where}: {problem}; add what is missing or take it out." for problem in alone])
+    names = tuple(images)
+    pictures = [images[name].decode(partial(_square_image, side=side)) for name in names]
+    drawn = [masks[name].decode(partial(_square_mask, side=side)) for name in names]
+    lineage = _sampled_lineage(found, where, names) or tuple(frozenset({name}) for name in names)
+    return PairSet(np.stack(pictures), np.stack(drawn), names, names, lineage)
+
+
+def _resized(pairs: PairSet, side: int) -> PairSet:
+    """Return pairs as squares of one size."""
+    from PIL import Image
+
+    from harness.data.pairs import PairSet
+
+    if pairs.size == (side, side):
+        return pairs
+    images = np.stack([_square_image(Image.fromarray(image), side) for image in pairs.images])
+    masks = np.stack([_square_mask(Image.fromarray(mask * np.uint8(255)), side) for mask in pairs.masks])
+    return PairSet(images, masks, pairs.ids, pairs.groups, pairs.lineage)
+
+
+def _square_image(picture: Image, side: int) -> NDArray[np.uint8]:
+    from harness.data.decoding import resize_image, to_rgb
+
+    return resize_image(to_rgb(picture), side, "squash")
+
+
+def _square_mask(picture: Image, side: int) -> NDArray[np.uint8]:
+    from harness.data.decoding import binarise, resize_mask
+
+    return resize_mask(binarise(picture), side, "squash")
 
 
 def _decoded_masks(files: Sequence[PictureFile]) -> Iterator[NDArray[np.uint8] | DataError]:

@@ -11,7 +11,18 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from harness.metrics.fidelity import FIDELITY
-from harness.report.measurements import HEADINGS, Column, Line, Number, best, columns_of, fidelity_lines, span
+from harness.metrics.sample_sets import between_sets, quantity_of
+from harness.report.measurements import (
+    HEADINGS,
+    Column,
+    Line,
+    Number,
+    best,
+    columns_of,
+    fidelity_lines,
+    lower_is_better,
+    span,
+)
 from harness.report.names import digits_of, metric_name, number, p_value
 from harness.report.score_tables import LEAK_NOTE
 from harness.report.table import Cell, Table
@@ -27,14 +38,14 @@ FULL_RANK = 2048
 IMAGES = {
     "fid": "fid", "fid-corrected": "fid", "kid": "kid", "precision": "prdc", "recall": "prdc", "density": "prdc",
     "coverage": "prdc", "sifid": "sifid", "frechet-distance": "frechet-distance",
-    "thumbnail-distance": "thumbnail-distance",
+    "thumbnail-distance": "thumbnail-distance", "agreement": "agreement", "agreement-chance": "agreement",
 }  # fmt: skip
 MASKS = {"sim": "sim", "sim-black": "sim", "sim-real": "sim", "mask-area": "mask-area"}
 MASK_PAIRS = {"mean-area": "mask-area", "mean-components": "mask-area", "empty-masks": "mask-area"}
 MEMORISATION = ("memorisation", "copied", "copied-p-value", "exact-copies")
 
-#: Most columns of measurements that fit the width of a page.
-WIDEST = 10
+#: Most columns of measurements that fit the width of a page, and when each has a deviation.
+WIDEST, WIDEST_WITH_DEVIATION = 10, 6
 
 _LEAD = ("Generator", "Fitted\non", "Images", "Against")
 _CLOSER = Column("Closer", "memorisation", "memorisation")
@@ -44,28 +55,35 @@ def _lead(line: Line, columns: Sequence[Column], copies: Collection[str]) -> lis
     """Return the cells left of the measurements: which generator, fitted on how much, and images on both sides."""
     stand = [n for c in columns for n in line.measured(c.metric, c.network)]
     fitted = "–" if line.first.real else span(n.fitted for n in line.numbers)
-    against = span(line.real_images(n) for n in stand)
+    images, against = span(n.images for n in stand), span(line.real_images(n) for n in stand)
     role = line.first.role
     return [
         Cell(line.first.cell, mark="‡" if line.first.cell in copies else ""),
         Cell(fitted),
-        Cell(span(n.images for n in stand)),
+        Cell(f"{line.sets} × {images}" if line.sets > 1 and images != "–" else images),
         Cell(role if against == "–" else f"{against} {role}"),
     ]
 
 
-def _beside(line: Line, column: Column) -> str:
-    """Return what is printed after a value of one fold: the deviation of KID."""
-    deviation = line.mean("kid-deviation", column.network) if column.metric == "kid" else math.nan
+def _beside(line: Line, column: Column, sets: int) -> str:
+    """Return what is printed after a value of one fold: the deviation between sets or, where all have one, that of KID.
+
+    One table never has both: they say different things.
+    """
+    deviation = math.nan
+    if sets > 1 and lower_is_better(column.metric) is not None:
+        deviation = line.mean(between_sets(column.metric), column.network)
+    elif sets == 1 and column.metric == "kid":
+        deviation = line.mean("kid-deviation", column.network)
     several = len(line.folds) > 1
-    return "" if several or math.isnan(deviation) else f" ± {number(deviation, digits_of('kid'))}"
+    return "" if several or math.isnan(deviation) else f" ± {number(deviation, digits_of(column.metric))}"
 
 
-def _value_cell(line: Line, column: Column, bold: bool) -> Cell:
+def _value_cell(line: Line, column: Column, bold: bool, sets: int) -> Cell:
     value = line.mean(column.metric, column.network)
     if math.isnan(value):
         return Cell(line.hole(column.metric, column.declared, column.network))
-    text = number(value, digits_of(column.metric)) + _beside(line, column)
+    text = number(value, digits_of(column.metric)) + _beside(line, column, sets)
     return Cell(text, bold=bold, mark="†" if line.leaks else "")
 
 
@@ -85,11 +103,14 @@ def _pair_cell(line: Line, column: Column) -> Cell:
 
 def _rows(lines: Sequence[Line], columns: Sequence[Column], copies: Collection[str]) -> list[list[Cell]]:
     tops = [best(lines, column, copies) for column in columns]
+    sets = _most_sets(lines)
     return [
         [
             *_lead(line, columns, copies),
             *(
-                _pair_cell(line, column) if column.metric in MASK_PAIRS else _value_cell(line, column, index in top)
+                _pair_cell(line, column)
+                if column.metric in MASK_PAIRS
+                else _value_cell(line, column, index in top, sets)
                 for column, top in zip(columns, tops, strict=True)
             ),
         ]
@@ -97,8 +118,25 @@ def _rows(lines: Sequence[Line], columns: Sequence[Column], copies: Collection[s
     ]
 
 
+def _most_sets(lines: Sequence[Line]) -> int:
+    """Return how many sample sets the generators of a table have; real images are always one."""
+    return max((line.sets for line in lines), default=1)
+
+
+def _sets_note(lines: Sequence[Line]) -> list[str]:
+    """Return what numbers are means over, when there are several sets."""
+    sets = _most_sets(lines)
+    if sets == 1:
+        return []
+    images = span(n.images for line in lines if line.sets > 1 for n in line.numbers if n.images > 0)
+    folds = any(len(line.folds) > 1 for line in lines)
+    shown = "Means in each fold" if folds else "Mean ± standard deviation (n − 1)"
+    return [f"{shown} over {sets} sets of {images} images of a generator, each measured on its own."]
+
+
 def _common_notes(lines: Sequence[Line], rows: Sequence[Sequence[Cell]]) -> list[str]:
     notes = [LEAK_NOTE.format(leak) for leak in dict.fromkeys(leak for line in lines for leak in line.leaks)]
+    notes += _sets_note(lines)
     if any(cell.bold for row in rows for cell in row):
         notes.append("Bold: the best of the generators that were measured on equal numbers of images and do not copy.")
     if any(cell.mark == "‡" for row in rows for cell in row):
@@ -113,12 +151,17 @@ def _rules(lines: Sequence[Line]) -> frozenset[int]:
     return frozenset({references} if references < len(lines) else ())
 
 
+def _networks(lines: Sequence[Line], column: Column) -> list[str]:
+    measured = (n for line in lines for n in line.measured(column.metric, column.network))
+    return list(dict.fromkeys(n.network for n in measured))
+
+
 def _networks_note(lines: Sequence[Line], columns: Sequence[Column]) -> list[str]:
     """Return which network each column stands on."""
     headings: dict[str, list[str]] = {}
     for column in columns:
-        for network in dict.fromkeys(n.network for line in lines for n in line.measured(column.metric, column.network)):
-            if network:
+        for network in _networks(lines, column):
+            if network and column.declared != "agreement":
                 headings.setdefault(network, []).append(metric_name(column.metric))
     listed = "; ".join(f"{', '.join(names)}: {network}" for network, names in headings.items())
     return [f"Feature networks: {listed}."] if listed else []
@@ -146,7 +189,7 @@ def _setting(results: StudyResults, lines: Sequence[Line], declared: set[str], *
 
 
 def _of_masks(metric: str) -> bool:
-    return metric in MASKS or metric.startswith(tuple(MASK_PAIRS))
+    return quantity_of(metric) in MASKS or metric.startswith(tuple(MASK_PAIRS))
 
 
 def fidelity_tables(results: StudyResults) -> list[Table]:
@@ -156,10 +199,10 @@ def fidelity_tables(results: StudyResults) -> list[Table]:
     known = (*IMAGES.values(), *MASKS.values(), *MEMORISATION)
     quantities = IMAGES | {metric: metric for metric in named if metric not in known}
     columns = columns_of(lines, quantities)
-    parts = -(-len(columns) // WIDEST)
+    parts = -(-len(columns) // (WIDEST if _most_sets(lines) == 1 else WIDEST_WITH_DEVIATION))
     chunks = [columns[i * len(columns) // parts : (i + 1) * len(columns) // parts] for i in range(parts)]
     caption = f"Fidelity of synthetic images; {_setting(results, lines, {*quantities, *quantities.values()})}."
-    records = _records(lines, lambda n: not _of_masks(n.metric) and n.metric not in MEMORISATION)
+    records = _records(lines, lambda n: not _of_masks(n.metric) and quantity_of(n.metric) not in MEMORISATION)
     tables = []
     for index, chunk in enumerate(chunks):
         rows = _rows(lines, chunk, copying(results))
@@ -191,11 +234,19 @@ def _image_notes(lines: Sequence[Line], columns: Sequence[Column]) -> list[str]:
         )
     if "fid-corrected" in shown:
         notes.append("Corrected FID: that of subsets of different sizes, extrapolated to infinitely many images.")
-    if "kid" in shown and any(_beside(line, column) for line in lines for column in columns):
+    alone = _most_sets(lines) == 1
+    if "kid" in shown and alone and any(_beside(line, column, 1) for line in lines for column in columns):
         notes.append("KID ± its standard deviation over random subsets.")
     neighbours = span(n.value for line in lines for n in line.measured("neighbours"))
     if "coverage" in shown and neighbours != "–":
         notes.append(f"Precision, recall, density and coverage: of {neighbours} nearest neighbours.")
+    judges = dict.fromkeys(n for column in columns if column.declared == "agreement" for n in _networks(lines, column))
+    if judges:
+        notes.append(
+            f"Agreement: mean IoU of the masks with what a segmenter trained on real pairs ({', '.join(judges)}) "
+            "predicts on their images; by chance: with the masks of other images. Images and masks belong together as "
+            "far as the first is above the second; real images show how far that can be."
+        )
     return notes
 
 
@@ -260,7 +311,7 @@ def memorisation_table(results: StudyResults) -> Table | None:
                 *cells[:2],
                 *([Cell(line.first.fold)] if several else []),
                 cells[2],
-                _value_cell(line, _CLOSER, False),
+                _value_cell(line, _CLOSER, False, _most_sets(lines)),
                 Cell(number(values["copied"], 4)),
                 Cell(p_value(values["copied-p-value"])),
                 Cell(number(values["exact-copies"], 0)),
@@ -289,6 +340,7 @@ def memorisation_table(results: StudyResults) -> Table | None:
             "that was not seen does; 0.5 when they are alike, 1 when every image is a copy. Copied: share closer than "
             "99 % of the real ones, with the p value of so many by chance. Verdict copies: p below 0.01, or an exact "
             "copy.",
+            *(["Copied, p, exact copies and verdict: of all sets together."] if _most_sets(lines) > 1 else []),
         ],
         text_columns=2,
         records=records,

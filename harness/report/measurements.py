@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.metrics.fidelity import FIDELITY
+from harness.metrics.sample_sets import of_set
 from harness.report.names import digits_of, metric_name, number
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ HEADINGS = {
     "fid-corrected": "Corrected\nFID",
     "frechet-distance": "Fréchet\ndistance",
     "thumbnail-distance": "Thumbnail\ndistance",
+    "agreement-chance": "Agreement\nby chance",
     "sim-black": "SIM of\nall-black",
     "sim-real": "SIM of real\nleave-one-out",
     "mask-area": "Area\ndistance",
@@ -81,6 +84,13 @@ class Line:
         found = self.measured(metric, network)
         return sum(n.value for n in found) / len(found) if self.complete(metric, network) else math.nan
 
+    @property
+    def sets(self) -> int:
+        """How many sample sets each of its numbers is a mean over; 1 when it is no mean."""
+        known = {n.metric for n in self.numbers}
+        declared = [name for name in known if name in FIDELITY]
+        return max((_count_sets(name, known) for name in declared), default=1)
+
     def hole(self, metric: str, declared: str, network: str = "") -> str:
         """Return how much of a quantity is missing, or why all of it is."""
         if found := self.measured(metric, network):
@@ -115,6 +125,11 @@ class Column:
 
 def _or_zero(value: float) -> float:
     return 0.0 if math.isnan(value) else value
+
+
+def _count_sets(metric: str, known: Collection[str]) -> int:
+    """Return how many sets a metric has a number of each of; 1 when there are none."""
+    return next(number for number in itertools.count(1) if of_set(metric, number + 1) not in known)
 
 
 def fidelity_lines(results: StudyResults) -> list[Line]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 #: Tables and figures that a study may ask for by name.
 TABLES = ("scores", "comparison", "fidelity", "fidelity-masks", "memorisation", "selection", "published")
 FIGURES = (
-    "ratio", "comparison", "samples", "predictions", "selection", "mask-areas", "mask-diversity", "closest",
+    "ratio", "comparison", "samples", "generators", "predictions", "selection", "mask-areas", "mask-diversity",
+    "closest",
 )  # fmt: skip
 
 METRICS = {
@@ -27,12 +28,14 @@ METRICS = {
     "prdc": "Coverage",
     "mask-area": "Mask area distance",
     "memorisation": "Memorisation",
+    "agreement": "Agreement",
+    "agreement-chance": "Agreement by chance",
 }
 
 #: Decimals in print of what was measured of generators; the others have 4.
 DIGITS = {
     "fid": 2, "fid-corrected": 2, "frechet-distance": 2, "thumbnail-distance": 3, "precision": 3, "recall": 3,
-    "density": 3, "coverage": 3,
+    "density": 3, "coverage": 3, "agreement": 3, "agreement-chance": 3,
 }  # fmt: skip
 
 #: What each reduction does, for captions.

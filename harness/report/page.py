@@ -62,7 +62,7 @@ def _alarms(results: StudyResults, listed: list[Score]) -> list[str]:
 def _facts(results: StudyResults) -> list[tuple[str, str]]:
     """Return the facts as a list for reading, in a fixed order, each as a line of text."""
     facts: dict[str, Any] = {"study": results.name, "profile": results.profile or "as declared", **results.facts}
-    names = {"split_digest": "split digest", "zero_division": "zero division"}
+    names = {"split_digest": "split digest", "zero_division": "zero division", "sample_sets": "sample sets"}
     return [(names.get(k, k), _line(v)) for k, v in facts.items() if v not in (None, "", [], {})]
 
 
@@ -82,7 +82,7 @@ def _methods(results: StudyResults, listed: list[Score], effects: list[Effect]) 
     if not results.segmenters:
         done, planned = _measurements(results)
         text = generator_setting(results, done, planned, averaged=False)
-        return f"{text[0].upper()}{text[1:]}. No segmenter was trained."
+        return f"{text[0].upper()}{text[1:]}. No segmenter was trained on synthetic images."
     comparison = results.comparison
     how = REDUCTIONS.get(comparison.reduction, "")
     images = max((s.images for s in listed), default=0)

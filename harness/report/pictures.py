@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,12 +50,15 @@ def tiles(figure: Any, axes: Any, rows: Sequence[Sequence[NDArray[np.uint8] | No
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)
 
 
+def _sets(results: StudyResults, synthetic: Iterable[str]) -> dict[str, PairSet]:
+    """Return the real pairs and those of the named generators or controls, where there are any."""
+    named = {"real": results.real, **{name: results.synthetic.get(name) for name in synthetic}}
+    return {name: pairs for name, pairs in named.items() if pairs is not None and len(pairs)}
+
+
 def samples_figure(results: StudyResults, stem: Path) -> bool:
     """Draw some real pairs and some of each generator, masks outlined; False when there are none."""
-    sets: dict[str, PairSet] = {}
-    if results.real is not None and len(results.real):
-        sets["real"] = results.real
-    sets.update({name: pairs for name, pairs in results.synthetic.items() if len(pairs)})
+    sets = _sets(results, results.synthetic)
     if not sets:
         return False
     rows = [
@@ -65,6 +68,27 @@ def samples_figure(results: StudyResults, stem: Path) -> bool:
     columns = max(len(row) for row in rows)
     with canvas(0.52 * len(sets) + 0.1, nrows=len(sets), ncols=columns) as (figure, axes):
         tiles(figure, axes, rows, [wrapped(name) for name in sets])
+        save(figure, stem)
+    return True
+
+
+def generators_figure(results: StudyResults, stem: Path) -> bool:
+    """Draw the first real images and the first of each generator's pool (paper B, Figure 12), each above its mask.
+
+    Returns:
+        False, and nothing is drawn, when no generator has a pair.
+    """
+    sets = _sets(results, results.generators)
+    if not set(sets) - {"real"}:
+        return False
+    rows: list[list[NDArray[np.uint8]]] = []
+    for pairs in sets.values():
+        few = pairs.first(min(SAMPLES, len(pairs)))
+        rows += [list(few.images), list(np.repeat(few.masks[..., None] * np.uint8(255), 3, axis=-1))]
+    labels = [label for name in sets for label in (wrapped(name), "mask")]
+    columns = max(len(row) for row in rows)
+    with canvas(0.52 * len(rows) + 0.1, nrows=len(rows), ncols=columns) as (figure, axes):
+        tiles(figure, axes, rows, labels)
         save(figure, stem)
     return True
 

@@ -143,6 +143,13 @@ def _figures(results: StudyResults, primary: list[Score], compared: list[Effect]
         "The first of each set, not chosen; masks outlined.",
         partial(pictures.samples_figure, results),
     )
+    draw(
+        "generators",
+        "generators",
+        "Real images and those of each generator, with their masks",
+        "The first of each pool, not chosen; below each image its mask.",
+        partial(pictures.generators_figure, results),
+    )
     _generator_figures(results, draw)
     for index, grid in enumerate(results.predictions):
         draw(

@@ -160,7 +160,7 @@ def _equals(text: str) -> str:
 def answer(results: StudyResults, effects: list[Effect]) -> list[str]:
     """Return the answers to the three questions, in plain words, from the verdicts alone."""
     if not results.segmenters:
-        return ["This study measures generators by themselves; it trains no segmenter, so there is no verdict."]
+        return ["This study measures generators: no segmenter learns from what they make, so there is no verdict."]
     if not effects:
         return ["This study compares nothing: no recipe has a control arm, so there is no verdict."]
     known = recipes(results)

@@ -17,13 +17,18 @@ if TYPE_CHECKING:
 
 
 def run(stage: RunningStage) -> dict[str, Any]:
-    """Measure by every metric the study names, and keep what the report's figures need."""
-    from harness.metrics.fidelity import measure
+    """Measure by every metric the study names, and keep what the report's figures need.
 
+    Several sets of a pool are measured one by one. Copies are looked for in all of them at once, since a copy in any
+    set is one, and figures show all of them.
+    """
     role = stage.parameters.get("real")
     pool = stage.dataset.role(role) if role else PairSet.load(stage.result("pool").folder / "pairs")
+    count = stage.parameters.get("sets", 1)
     if stage.parameters["samples"] is not None:
-        pool = pool.first(min(len(pool), stage.parameters["samples"]))
+        pool = pool.first(min(len(pool), count * stage.parameters["samples"]))
+    size = len(pool) // count
+    sets = [pool.take(range(i * size, (i + 1) * size)) for i in range(count)]
     reference = stage.dataset.role(stage.parameters["against"])
     if len(reference) < 2:
         raise HarnessError(f"The {stage.parameters['against']} role has fewer than 2 images to measure against.")
@@ -31,12 +36,10 @@ def run(stage: RunningStage) -> dict[str, Any]:
     measured: dict[str, Values] = {}
     for done, name in enumerate(names):
         stage.context.progress(done, len(names), "metrics")
-        if name == "memorisation":
-            measured |= _memorisation(stage, pool, role)
-            continue
-        network = stage.spec["attachments"]["network"] or ""
-        measured |= measure([name], reference, pool, device=stage.device, seed=stage.seed, network=network)
+        measured[name] = _over_sets(stage, name, reference, sets, pool, role)
     (stage.folder / "fidelity.json").write_text(json.dumps(measured, indent=1))
+    if "memorisation" in names:
+        _keep_closest(stage, _fitted(stage, role), pool)
     if {"mask-area", "sim"} & set(names):
         _keep_masks(stage, reference, pool)
     for name in names:
@@ -47,16 +50,54 @@ def run(stage: RunningStage) -> dict[str, Any]:
     return {"measured": measured}
 
 
-def _memorisation(stage: RunningStage, pool: PairSet, role: str | None) -> dict[str, Values]:
+def _over_sets(
+    stage: RunningStage, name: str, reference: PairSet, sets: list[PairSet], pool: PairSet, role: str | None
+) -> Values:
+    """Measure each set by one metric, and say what that is of all of them; of a single set, what it is."""
+    from harness.metrics.sample_sets import over_sets
+
+    values = [_measured(stage, name, reference, pairs, role) for pairs in sets]
+    if len(sets) == 1:
+        return values[0]
+    together = _measured(stage, name, reference, pool, role) if name == "memorisation" else None
+    return over_sets(name, values, together)
+
+
+def _measured(stage: RunningStage, name: str, reference: PairSet, pairs: PairSet, role: str | None) -> Values:
+    """Measure one set by one metric."""
+    from harness.metrics.fidelity import measure
+
+    if name == "memorisation":
+        return _memorisation(stage, pairs, role)
+    if name == "agreement":
+        return _agreement(stage, reference, pairs)
+    network = stage.spec["attachments"]["network"] or ""
+    return measure([name], reference, pairs, device=stage.device, seed=stage.seed, network=network)[name]
+
+
+def _provenance(stage: RunningStage) -> dict[str, list[str]]:
+    """Return what the pool's generator has seen, by how."""
+    found: dict[str, list[str]] = json.loads((stage.result("pool").folder / "provenance.json").read_text())
+    return found
+
+
+def _fitted(stage: RunningStage, role: str | None) -> PairSet:
+    """Return the real pairs that the pool's generator was fitted on; of real images, those of the fit role."""
+    fitted = stage.dataset.role("fit")
+    if role is not None:
+        return fitted
+    names = set(_provenance(stage)["fitted"])
+    return fitted.select([name for name in fitted.ids if name in names])
+
+
+def _memorisation(stage: RunningStage, pool: PairSet, role: str | None) -> Values:
     """Compare the pool with the real pairs that made it, and those with held-out ones that nothing of it has seen."""
     from harness.metrics.fidelity import measure
 
-    fitted = stage.dataset.role("fit")
+    fitted = _fitted(stage, role)
     seen = fitted.seen() | pool.seen()
     if role is None:
-        provenance = json.loads((stage.result("pool").folder / "provenance.json").read_text())
-        fitted = fitted.select([name for name in fitted.ids if name in set(provenance["fitted"])])
-        seen = frozenset().union(*(frozenset(names) for names in provenance.values()))
+        seen = frozenset().union(*(frozenset(names) for names in _provenance(stage).values()))
     held_out = None
     for other in ("select", "report"):
         pairs = stage.dataset.role(other)
@@ -64,13 +105,24 @@ def _memorisation(stage: RunningStage, pool: PairSet, role: str | None) -> dict[
         if held_out is None and len(unseen) > 1:
             held_out = pairs.select(unseen)
     measured = measure(["memorisation"], fitted, pool, held_out=held_out, device=stage.device, seed=stage.seed)
-    if len(fitted) > 1:
-        _keep_closest(stage, fitted, pool)
-    return measured
+    return measured["memorisation"]
+
+
+def _agreement(stage: RunningStage, reference: PairSet, pool: PairSet) -> Values:
+    """Ask the segmenter that was trained on the real pairs of the fit role what the images of the pool show."""
+    from harness.metrics.agreement import TrainedSegmenter
+    from harness.metrics.fidelity import measure
+
+    trained, label = stage.result("train"), stage.spec["attachments"]["segmenter"]
+    weights = trained.folder / trained.values["weights"]
+    segmenter = TrainedSegmenter.load(stage.plugin("segmenters"), weights, stage.device, label)
+    return measure(["agreement"], reference, pool, device=stage.device, segmenter=segmenter)["agreement"]
 
 
 def _keep_closest(stage: RunningStage, fitted: PairSet, pool: PairSet) -> None:
-    """Keep the pairs that lie closest, the synthetic image beside its nearest training image."""
+    """Keep the pairs that lie closest, the synthetic image beside its nearest training image, if there are any."""
+    if len(fitted) < 2:
+        return
     from harness.metrics import evidence
     from harness.metrics.memorisation import describe, nearest_neighbours
 

@@ -9,6 +9,7 @@ import torch
 import harness.weights
 from harness.data.pairs import PairSet
 from harness.errors import DataError, DeclarationError, WeightsError
+from harness.metrics.agreement import TrainedSegmenter
 from harness.metrics.fidelity import FIDELITY, beside_fid, measure, of_masks
 
 CPU = torch.device("cpu")
@@ -56,6 +57,11 @@ def synthetic_pairs(sources, count=9, seed=5, size=32):
     return PairSet(made.images, made.masks, tuple(f"gan/{i}" for i in range(count)), made.groups, lineage)
 
 
+def knowing(pairs):
+    """A segmenter that predicts the masks of these pairs, whatever it is shown."""
+    return TrainedSegmenter("knowing", lambda images: pairs.masks)
+
+
 def test_the_module_imports_nothing_heavy():
     program = "import sys, harness.metrics.fidelity; print([m for m in ('numpy', 'torch', 'PIL') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -73,18 +79,22 @@ def test_the_metrics_that_studies_may_name():
         "mask-area",
         "memorisation",
         "thumbnail-distance",
+        "agreement",
     }
     assert expected <= set(FIDELITY)
     assert all(name == metric.name for name, metric in FIDELITY.items())
-    assert {name for name, metric in FIDELITY.items() if not metric.lower_is_better} == {"prdc", "sim"}
+    assert {name for name, metric in FIDELITY.items() if not metric.lower_is_better} == {"prdc", "sim", "agreement"}
     assert {name for name, metric in FIDELITY.items() if metric.needs_weights} == {"fid", "kid", "prdc", "sifid"}
+    assert {name for name, metric in FIDELITY.items() if metric.needs_segmenter} == {"agreement"}
 
 
 def test_every_metric_gives_its_number_and_says_what_it_is_of(inception, network):
     real = real_pairs()
     real = real.take(range(7))
     made, held_out = synthetic_pairs(real, 6), real_pairs(7, 9)
-    measured = measure(list(FIDELITY), real, made, held_out=held_out, device=CPU, network=network)
+    measured = measure(
+        list(FIDELITY), real, made, held_out=held_out, device=CPU, network=network, segmenter=knowing(made)
+    )
     assert list(measured) == list(FIDELITY)
     for name, values in measured.items():
         assert math.isfinite(values[name])
@@ -138,7 +148,10 @@ def test_a_copy_of_the_real_set_is_best_and_is_called_a_copy(inception, network)
     other = synthetic_pairs(real, 7)
     dark = PairSet(other.images // 4, other.masks, other.ids, other.groups, other.lineage)
     copy = PairSet(real.images, real.masks, tuple(f"copy/{i}" for i in range(7)), real.groups, real.lineage)
-    perfect, worse = (measure(list(FIDELITY), real, made, device=CPU, network=network) for made in (copy, dark))
+    perfect, worse = (
+        measure(list(FIDELITY), real, made, device=CPU, network=network, segmenter=knowing(copy))
+        for made in (copy, dark)
+    )
     assert perfect["memorisation"]["memorisation"] == 1.0
     for name in set(FIDELITY) - {"memorisation"}:
         best = 0 if FIDELITY[name].lower_is_better else 1

@@ -200,6 +200,33 @@ def test_masks_stand_beside_what_black_and_real_masks_score_and_sim_has_no_best(
     }  # fmt: skip
 
 
+def test_agreement_stands_beside_chance_and_names_its_segmenter(honest, add_rows, fidelity_rows):
+    def judged(name: str, value: float, chance: float, **columns) -> list[dict]:
+        (row,) = [row for row in fidelity_rows(name, **columns) if row["metric"] == "thumbnail-distance"]
+        measured = {"agreement": value, "agreement-chance": chance, "agreement-pairs": 290.0, "n_real": 700.0}
+        return [{**row, "reduction": "unet", "metric": metric, "value": n} for metric, n in measured.items()]
+
+    rows = judged("dcgan", 0.4567, 0.41) + judged("fastgan", 0.3, 0.1) + judged("diffusion", 0.9, 0.2, images=1000)
+    rows += judged("real (report)", 0.8, 0.15, arm="real", real=300, synthetic=0)
+    tables = fidelity_tables(add_rows(honest, rows))
+    assert [table.name for table in tables] == ["fidelity-1", "fidelity-2"]
+    table = tables[1]
+    assert column(table, "Agreement") == {
+        "real (report)": "0.800", "dcgan": "**0.457**", "fastgan": "0.300", "diffusion": "0.900",
+    }  # fmt: skip
+    assert column(table, "Agreement by chance") == {
+        "real (report)": "0.150", "dcgan": "0.410", "fastgan": "0.100", "diffusion": "0.200",
+    }  # fmt: skip
+    (note,) = [note for note in table.notes if note.startswith("Agreement:")]
+    assert "trained on real pairs (unet)" in note
+    (networks,) = [note for note in table.notes if note.startswith("Feature networks:")]
+    assert "unet" not in networks
+    assert not any(note.startswith("Agreement:") for note in tables[0].notes)
+    records = {(r["generator"], r["metric"]): r for r in csv.DictReader(io.StringIO(table.csv()))}
+    assert records["dcgan", "agreement-pairs"]["value"] == "290"
+    assert records["dcgan", "agreement"]["reduction"] == "unet"
+
+
 def test_memorisation_has_a_verdict_in_words(measured_study):
     table = memorisation_table(measured_study)
     assert column(table, "Verdict") == {
