@@ -1,0 +1,137 @@
+"""FastGAN for four-channel pictures: a polyp image and its mask from one latent, learned from few pairs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from generators.four_channel_gan.gan import FourChannelGAN
+from generators.four_channel_gan.parameters import FourChannelParameters
+from harness.plugins import Card, FitContext, Generator, Parameters
+
+if TYPE_CHECKING:
+    import torch
+
+    from generators.fastgan_networks import Distance, FastGANTraining
+    from generators.four_channel_gan.pictures import RealPictures
+    from generators.four_channel_gan.training import GeneratorNetwork, Training
+
+
+class FastGANParameters(FourChannelParameters):
+    """What a FastGAN can be told; ``setting`` sets the defaults of the others."""
+
+    as_published: ClassVar[dict[str, Any]] = {
+        "steps": 50_000,
+        "batch_size": 8,
+        "latent": 256,
+        "generator_features": 64,
+        "discriminator_features": 64,
+        "learning_rate": 2e-4,
+        "discriminator_learning_rate": 2e-4,
+        "betas": (0.5, 0.999),
+        "flip": "horizontal",
+        "augment": ("colour", "translation"),
+        "augment_mask_colour": True,
+        "ema": 0.0,
+        "antialias": False,
+        "enlarge": "nearest",
+        "tanh": False,
+        "batch_norm": "picture",
+        "reconstruction_interval": 1,
+        "perceptual_blocks": 5,
+        "reconstruct_mask": False,
+        "precision": "float32",
+    }
+
+    latent: int = Field(256, ge=1, description="length of the latent that a pair is made from")
+    generator_features: int = Field(
+        24, ge=4, description="channels of the generator at 128 px; twice as many at 64 and 32 px, 16 times at 4 px"
+    )
+    discriminator_features: int = Field(
+        24, ge=4, description="channels of the discriminator at 64 px; twice as many at each halving, at most 8 times"
+    )
+    betas: tuple[float, float] = Field((0.5, 0.99), description="Adam's decay rates")
+    tanh: bool = Field(True, description="end in tanh; otherwise pictures are unbounded and cut when saved")
+    batch_norm: Literal["running", "picture"] = Field(
+        "running", description="statistics of batch norm when sampling: averages, or, as published, each picture's own"
+    )
+    reconstruction: Literal["perceptual", "l1"] = Field(
+        "perceptual",
+        description="distance of the discriminator's reconstructions: of a perceptual network's features, or of pixels",
+    )
+    perceptual_blocks: int = Field(
+        3, ge=1, le=5, description="blocks of the perceptual network, of five; the deep ones cost most"
+    )
+    reconstruction_interval: int = Field(
+        4, ge=1, description="reconstruct at every so many steps, with a weight that makes up for the others"
+    )
+    reconstruct_mask: bool = Field(True, description="let the discriminator reconstruct the mask too")
+
+
+class FastGAN(FourChannelGAN, Generator):
+    """FastGAN for pairs: RGB and mask as four channels of one picture, 32 to 512 px, from few pairs.
+
+    Implements Liu, Zhu, Song and Elgammal 2021 (arXiv 2101.04775) with a fourth channel, as paper B (SinGAN-Seg)
+    compares with: ``setting: as-published`` is its network with its training and its sampling, which takes the raw
+    weights and the batch norm of a batch of one.
+    The default is narrower and samples averaged weights in evaluation mode; colour augmentation leaves the mask alone.
+    """
+
+    name = "fastgan"
+    Parameters: ClassVar[type[Parameters]] = FastGANParameters
+    card = Card(sizes=(32, 64, 128, 256, 512), minimum=2, cost="minutes on a CPU at 64 px")
+    parameters: FastGANParameters
+
+    def training(self, real: RealPictures, context: FitContext) -> FastGANTraining:
+        """Return the training at its start."""
+        from generators.fastgan_networks import FastGANTraining
+
+        distance = self._distance(context)
+        return FastGANTraining(self.parameters, real, context.seed, context.device, distance)
+
+    def surroundings(self) -> dict[str, str]:
+        """Return which perceptual network this machine has, since results depend on it."""
+        if self.parameters.reconstruction != "perceptual":
+            return {}
+        from harness.weights import perceptual_weights
+
+        found = perceptual_weights()
+        return {"perceptual-network": found.sha256 if found else "none"}
+
+    def _distance(self, context: FitContext) -> Distance:
+        """Return what compares reconstructions with real pictures, and note which it is."""
+
+        def pixels(made: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+            return (made.float() - real.float()).abs().mean(dim=(1, 2, 3))
+
+        settings = self.parameters
+        if settings.reconstruction == "l1":
+            return pixels
+        from harness.perceptual import NO_NETWORK, perceptual_network
+
+        network = perceptual_network(context.device, blocks=settings.perceptual_blocks)
+        if network is None:
+            context.note(f"FastGAN's discriminator compared its reconstructions pixel by pixel: {NO_NETWORK}.")
+            return pixels
+        context.note(f"FastGAN's discriminator compared its reconstructions by {network.name}. {network.note}".strip())
+        return network
+
+    def describe(self, training: Training[Any]) -> dict[str, Any]:
+        """Return what a checkpoint's network is built from."""
+        settings = self.parameters
+        return {
+            "latent": settings.latent,
+            "features": settings.generator_features,
+            "tanh": settings.tanh,
+            "batch_norm": settings.batch_norm,
+        }
+
+    def network(self, config: dict[str, Any]) -> GeneratorNetwork:
+        """Build the network of a checkpoint."""
+        from generators.fastgan_networks import FastGANGenerator, OwnStatistics
+
+        network = FastGANGenerator(config["resolution"], config["latent"], config["features"], tanh=config["tanh"])
+        if config["batch_norm"] == "picture":
+            OwnStatistics.instead_of(network)
+        return network

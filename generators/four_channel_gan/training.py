@@ -1,0 +1,289 @@
+"""The game of a generator and a discriminator: one step of each, the averaged weights, and how it can go wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import math
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from generators.four_channel_gan.augmentation import augment
+from generators.four_channel_gan.parameters import FourChannelParameters
+from generators.four_channel_gan.pictures import FLIP_AXES, RealPictures, flip, random_crop, seeded
+from harness.errors import HarnessError
+from harness.training import batch_positions
+
+Losses = dict[str, Tensor]
+P = TypeVar("P", bound=FourChannelParameters)
+
+# What a seed is for: each purpose has random numbers of its own.
+_STEP, _WEIGHTS, _REAL_VIEW, _FAKE_VIEW, _RECALIBRATION = range(5)
+
+#: Pictures in [-1, 1] whose standard deviation over a batch is below this are one picture.
+_SAME = 0.005
+#: Before so many steps a network may well make one grey picture.
+_SETTLED = 100
+#: A discriminator that has lost or won at so many looks in a row does not come back.
+_PATIENCE = 25
+#: Scores beyond this are no judgement any more.
+_EXPLODED = 1e6
+
+
+class GeneratorNetwork(nn.Module, ABC):
+    """A network that makes four-channel pictures from random numbers."""
+
+    @abstractmethod
+    def draw(self, count: int, randomness: torch.Generator) -> tuple[Tensor, ...]:
+        """Draw what ``forward`` takes, for ``count`` pictures: a latent, and noise if the network injects any."""
+
+    @abstractmethod
+    def forward(self, *drawn: Tensor) -> tuple[Tensor, ...]:
+        """Return pictures (N, 4, H, W) around [-1, 1], the largest first."""
+
+
+def precision_of(asked: str, device: torch.device) -> str:
+    """Return the precision of Fabric: mixed bfloat16 where the device has instructions for it, else float32."""
+    if asked == "auto":
+        if device.type == "cuda":
+            asked = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+        else:
+            asked = (
+                "bfloat16" if device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16") else "float32"
+            )
+    return "bf16-mixed" if asked == "bfloat16" else "32-true"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Fabric's remarks on the choice of precision."""
+    log = logging.getLogger("lightning_fabric")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+class Training(ABC, Generic[P]):
+    """Everything that changes while a GAN trains. A GAN says how its networks are built and what their losses are."""
+
+    def __init__(self, settings: P, real: RealPictures, seed: int, device: torch.device) -> None:
+        """Build networks and optimisers; their initial weights depend on the seed alone."""
+        from lightning_fabric import Fabric
+
+        self.settings = settings
+        self.real = real
+        self.seed = seed
+        self.device = device
+        with _quiet():
+            cuda = device.type == "cuda"
+            self.fabric = Fabric(
+                accelerator=device.type,
+                devices=[device.index or 0] if cuda else 1,
+                precision=precision_of(settings.precision, device),  # type: ignore[arg-type]
+            )
+        size = real.pictures.shape[-1]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(seeded(seed, _WEIGHTS).initial_seed()))
+            made, judge = self.build(size)
+        averaged = copy.deepcopy(made).requires_grad_(False)
+        self.generator_module, self.averaged = made, averaged.to(device).to(memory_format=torch.channels_last)
+        self.generator, self.generator_optimiser = self._set_up(made, settings.learning_rate)
+        self.discriminator, self.discriminator_optimiser = self._set_up(judge, settings.discriminator_learning_rate)
+        self.watch = Watch()
+
+    def _set_up(self, network: nn.Module, rate: float) -> tuple[Any, torch.optim.Optimizer]:
+        """Move a network to the device and wrap it, so that it runs in the precision that was asked for."""
+        network.to(self.device).to(memory_format=torch.channels_last)
+        # The fused step updates all tensors in one call; most layers here are small and would each cost ten.
+        optimiser = torch.optim.Adam(network.parameters(), rate, self.settings.betas, fused=True)
+        with _quiet():
+            return self.fabric.setup(network, optimiser)
+
+    @abstractmethod
+    def build(self, size: int) -> tuple[GeneratorNetwork, nn.Module]:
+        """Build both networks for pictures of ``size`` pixels a side, initialised from the global torch seed."""
+
+    @abstractmethod
+    def discriminator_losses(self, real: Tensor, fake: tuple[Tensor, ...], randomness: torch.Generator) -> Losses:
+        """Return named losses that sum to the discriminator's, and its mean ``real-score`` and ``fake-score``.
+
+        Args:
+            real: pictures (N, 4, H, W), augmented.
+            fake: what the generator made, augmented alike, without gradient.
+            randomness: of this step.
+        """
+
+    @abstractmethod
+    def generator_losses(self, fake: tuple[Tensor, ...]) -> Losses:
+        """Return named losses that sum to the generator's; ``fake`` is augmented and carries its gradient."""
+
+    def begin(self, step: int) -> None:
+        """Set what depends on the step, such as how far networks have grown."""
+
+    def seen_as(self, real: Tensor) -> Tensor:
+        """Return real pictures at the size that the discriminator now judges."""
+        return real
+
+    def step(self, step: int) -> Losses:
+        """Update the discriminator, then the generator, once.
+
+        All randomness comes from (seed, step), so that a resumed fit is the same fit; on a CPU bit for bit.
+
+        Returns:
+            Losses and scores without gradient, by name.
+        """
+        settings = self.settings
+        self.begin(step)
+        randomness = seeded(self.seed, _STEP, step)
+        order = np.arange(len(self.real))
+        real = self.real.batch(batch_positions(order, settings.batch_size, self.seed, step))
+        real = flip(real, FLIP_AXES[settings.flip], randomness)
+        if settings.crop > 1:
+            real = random_crop(real, settings.crop, randomness)
+        real = self._augmented(self.seen_as(real), _REAL_VIEW, step)
+        drawn = self.generator_module.draw(settings.batch_size, randomness)
+        pictures = self.generator(*(tensor.to(self.device) for tensor in drawn))
+        made = tuple(self._augmented(picture, _FAKE_VIEW, step) for picture in pictures)
+        told = self.discriminator_losses(real, tuple(picture.detach() for picture in made), randomness)
+        told["discriminator-loss"] = self._update(told, self.discriminator_optimiser)
+        self.discriminator.requires_grad_(False)
+        answer = self.generator_losses(made)
+        answer["generator-loss"] = self._update(answer, self.generator_optimiser)
+        self.discriminator.requires_grad_(True)
+        self._average(step)
+        # Only where every picture is the same does no pixel vary.
+        told["variation"] = pictures[0].detach().float().std(dim=0).mean()
+        return {name: value.detach() for name, value in {**told, **answer}.items()}
+
+    def _augmented(self, pictures: Tensor, purpose: int, step: int) -> Tensor:
+        settings = self.settings
+        return augment(
+            pictures,
+            settings.augment,
+            seeded(self.seed, purpose, step),
+            mask_colour=settings.augment_mask_colour,
+        )
+
+    def _update(self, losses: Losses, optimiser: torch.optim.Optimizer) -> Tensor:
+        """Take one optimiser step on the sum of the losses, scores aside, and return it."""
+        total = torch.stack([loss for name, loss in losses.items() if not name.endswith("-score")]).sum()
+        optimiser.zero_grad(set_to_none=True)
+        self.fabric.backward(total)
+        optimiser.step()
+        return total
+
+    def _average(self, step: int) -> None:
+        """Move the averaged weights towards the raw ones; the decay warms up so that early weights are forgotten."""
+        if self.settings.ema:
+            decay = min(self.settings.ema, (1 + step) / (10 + step))
+            averaged: list[Tensor] = list(self.averaged.parameters())
+            raw: list[Tensor] = list(self.generator_module.parameters())
+            with torch.no_grad():
+                torch._foreach_lerp_(averaged, raw, 1 - decay)
+
+    def sampled_network(self, step: int) -> GeneratorNetwork:
+        """Return a copy of the network that is sampled from, in evaluation mode."""
+        if not self.settings.ema:
+            return copy.deepcopy(self.generator_module).requires_grad_(False).eval()
+        network = copy.deepcopy(self.averaged)
+        with torch.no_grad():
+            # Vectors of spectral norm are those of the raw weights, which are near; statistics follow.
+            for own, raw in zip(network.buffers(), self.generator_module.buffers(), strict=True):
+                own.copy_(raw)
+        recalibrate(network, seeded(self.seed, _RECALIBRATION, step))
+        return network.eval()
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "generator": self.generator_module,
+            "discriminator": self.discriminator.module,
+            "averaged": self.averaged,
+            "generator-optimiser": self.generator_optimiser,
+            "discriminator-optimiser": self.discriminator_optimiser,
+        }
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Return everything that a resumed fit needs."""
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        return {"step": step, "watch": vars(self.watch), **parts}
+
+    def restore(self, state: dict[str, Any]) -> int:
+        """Take up a state and return its step."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        self.watch = Watch(**state["watch"])
+        return int(state["step"])
+
+
+@torch.no_grad()
+def recalibrate(network: GeneratorNetwork, randomness: torch.Generator, batches: int = 16) -> None:
+    """Set the batch-norm statistics of averaged weights, for which none were tracked: means over fresh pictures."""
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not norms:
+        return
+    device = next(network.parameters()).device
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    for _ in range(batches):
+        network(*(tensor.to(device) for tensor in network.draw(64, randomness)))
+    network.eval()
+
+
+@dataclass
+class Watch:
+    """Looks at a training now and then, and says when it cannot come to anything any more.
+
+    Attributes:
+        won: looks in a row at which the discriminator's loss was nothing.
+        dead: looks in a row at which it gave real and made pictures the same score.
+    """
+
+    won: int = field(default=0)
+    dead: int = field(default=0)
+
+    def look(self, name: str, told: dict[str, float], step: int, remedy: str) -> None:
+        """Check what a step told.
+
+        Args:
+            name: of the plugin.
+            told: losses, scores and ``variation``.
+            step: steps done.
+            remedy: the end of the sentence: what to change.
+
+        Raises:
+            HarnessError: a value is not finite, all pictures are one, or the discriminator has collapsed.
+        """
+        broken = {key: value for key, value in told.items() if not math.isfinite(value)}
+        exploded = {key: value for key, value in told.items() if key.endswith("-score") and abs(value) > _EXPLODED}
+        for found in (broken, exploded):
+            if found:
+                first, value = next(iter(found.items()))
+                raise HarnessError(f"{name} diverged: {first} is {value:g} at step {step}; {remedy}.")
+        if step >= _SETTLED and told["variation"] < _SAME:
+            raise HarnessError(
+                f"{name} collapsed: at step {step} all its pictures are the same (standard deviation "
+                f"{told['variation']:.2g} between pictures, of a range of 2); {remedy}, or use another seed."
+            )
+        self.won = self.won + 1 if abs(told["discriminator-loss"]) < 1e-4 else 0
+        self.dead = self.dead + 1 if told["real-score"] == told["fake-score"] else 0
+        if max(self.won, self.dead) >= _PATIENCE:
+            said = "tells real from made without fail" if self.won >= _PATIENCE else "scores real and made alike"
+            raise HarnessError(
+                f"{name}'s discriminator collapsed: at {_PATIENCE} looks in a row up to step {step} it {said}, so that "
+                f"the generator learns nothing from it; {remedy}."
+            )

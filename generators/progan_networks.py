@@ -1,0 +1,260 @@
+"""The networks of the Progressive GAN for four-channel pictures, which grow from 8 pixels to their full size.
+
+Imported only when a ProGAN is fitted or sampled, since it needs torch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from generators.four_channel_gan import losses
+from generators.four_channel_gan.layers import doubled_convolution
+from generators.four_channel_gan.pictures import CHANNELS
+from generators.four_channel_gan.training import GeneratorNetwork, Losses, Training
+from generators.progan import ProGANParameters
+
+#: The side in pixels at which training starts.
+SMALLEST = 8
+_LEAK = 0.1
+
+
+class EqualisedConvolution(nn.Module):
+    """A convolution whose weights are N(0, 1) and scaled by sqrt(2 / fan-in) when used (Karras et al. 2018, 4.1).
+
+    Adam's steps are then alike for all layers, whatever their width.
+    """
+
+    def __init__(self, before: int, after: int, kernel: int, padding: int = 0, *, transposed: bool = False) -> None:
+        """Build it; ``transposed`` makes a transposed convolution of stride 1."""
+        super().__init__()
+        self.transposed = transposed
+        self.padding = padding
+        shape = (before, after) if transposed else (after, before)
+        self.weight = nn.Parameter(torch.randn(*shape, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(after))
+        self.scale = math.sqrt(2 / (before * kernel * kernel))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Convolve (N, before, H, W)."""
+        convolve = functional.conv_transpose2d if self.transposed else functional.conv2d
+        return convolve(inputs, self.weight * self.scale, self.bias, padding=self.padding)
+
+    def doubled(self, inputs: Tensor) -> Tensor:
+        """Double the side by the nearest pixel, then convolve with kernel 3."""
+        return doubled_convolution(inputs, self.weight * self.scale, self.bias)
+
+
+class PixelNorm(nn.Module):
+    """Scale each pixel's channels to a mean square of one (Karras et al. 2018, 4.2)."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Normalise (N, C, H, W) over C."""
+        return inputs * torch.rsqrt(inputs.float().square().mean(dim=1, keepdim=True) + 1e-8).to(inputs.dtype)
+
+
+def _block(before: int, after: int, kernels: tuple[tuple[int, int], ...], pixel_norm: bool) -> nn.Sequential:
+    """Return convolutions of (kernel, padding), each with pixel norm if asked for and leaky ReLU."""
+    layers: list[nn.Module] = []
+    for kernel, padding in kernels:
+        layers.append(EqualisedConvolution(before, after, kernel, padding))
+        if pixel_norm:
+            layers.append(PixelNorm())
+        layers.append(nn.LeakyReLU(_LEAK))
+        before = after
+    return nn.Sequential(*layers)
+
+
+_TWICE = ((3, 1), (3, 1))
+
+
+def _width(side: int, features: int) -> int:
+    """Return the channels at a side: ``features`` up to 32 px, then half at each doubling, at least a quarter."""
+    return max(1, features // 2 ** min(max(0, side.bit_length() - 6), 2))
+
+
+def sides(size: int) -> list[int]:
+    """Return 8, 16, ... up to ``size``."""
+    return [2**power for power in range(3, size.bit_length())]
+
+
+class ProGANGenerator(GeneratorNetwork):
+    """Latents (N, latent) to pictures (N, 4, side, side), ``side`` being how far it has grown.
+
+    1,601,944 parameters at 256 px, latent and features 128.
+    """
+
+    def __init__(self, size: int, latent: int, features: int, *, pixel_norm: bool, tanh: bool, doubling: str) -> None:
+        """Build it, fully grown.
+
+        Args:
+            size: side in pixels, a power of two from 8.
+            latent: length of a latent.
+            features: channels up to 32 px.
+            pixel_norm: normalise after every convolution, as the paper does; the published code of paper B does not.
+            tanh: end in tanh; otherwise the pictures are unbounded.
+            doubling: of features and of the picture that is faded out, ``nearest`` as in the paper, or ``bilinear`` as
+                in the published code of paper B, which is smoother.
+        """
+        super().__init__()
+        self.latent = latent
+        self.doubling = doubling
+        self.tanh = tanh
+        self.side, self.alpha = size, 1.0
+        self.start = nn.Sequential(
+            EqualisedConvolution(latent, features, 4, transposed=True),
+            PixelNorm(),
+            nn.LeakyReLU(_LEAK),
+            _block(features, features, _TWICE, pixel_norm),
+        )
+        before = features
+        self.blocks, self.to_picture = nn.ModuleDict(), nn.ModuleDict()
+        for side in sides(size):
+            after = _width(side, features)
+            self.blocks[str(side)] = _block(before, after, _TWICE, pixel_norm)
+            self.to_picture[str(side)] = EqualisedConvolution(after, CHANNELS, 1)
+            before = after
+
+    def grow(self, side: int, alpha: float) -> None:
+        """Set the side of the pictures, and how much of the last block is faded in."""
+        self.side, self.alpha = side, alpha
+
+    def draw(self, count: int, randomness: torch.Generator) -> tuple[Tensor, ...]:
+        """Draw ``count`` latents from a standard normal."""
+        return (torch.randn(count, self.latent, generator=randomness),)
+
+    def forward(self, *drawn: Tensor) -> tuple[Tensor, ...]:
+        """Return the pictures of latents."""
+        made = self.start(drawn[0][:, :, None, None])
+        before = made
+        for side in sides(self.side):
+            before = made
+            block: Any = self.blocks[str(side)]
+            if self.doubling == "nearest":
+                made = block[1:](block[0].doubled(made))
+            else:
+                made = block(functional.interpolate(made, scale_factor=2, mode="bilinear"))
+        picture = self.to_picture[str(self.side)](made)
+        if self.alpha < 1 and self.side > SMALLEST:
+            coarse = functional.interpolate(
+                self.to_picture[str(self.side // 2)](before), scale_factor=2, mode=self.doubling
+            )
+            picture = torch.lerp(coarse, picture, self.alpha)
+        return (picture.tanh() if self.tanh else picture,)
+
+
+class ProGANDiscriminator(nn.Module):
+    """Pictures (N, 4, side, side) to scores (N,). 1,595,201 parameters at 256 px and features 128."""
+
+    def __init__(self, size: int, features: int, *, pixel_norm: bool) -> None:
+        """Build it, fully grown; see :class:`ProGANGenerator`."""
+        super().__init__()
+        self.side, self.alpha = size, 1.0
+        self.from_picture, self.blocks = nn.ModuleDict(), nn.ModuleDict()
+        for side in [4, *sides(size)]:
+            width = _width(side, features)
+            self.from_picture[str(side)] = EqualisedConvolution(CHANNELS, width, 1)
+            if side > 4:
+                self.blocks[str(side)] = _block(width, _width(side // 2, features), _TWICE, pixel_norm)
+        self.end = nn.Sequential(
+            _block(features + 1, features, ((3, 1),), pixel_norm),
+            _block(features, features, ((4, 0),), pixel_norm),
+            nn.Flatten(),
+        )
+        self.score = nn.Linear(features, 1)
+        nn.init.normal_(self.score.weight)
+        nn.init.zeros_(self.score.bias)
+        self.score_scale = math.sqrt(2 / features)
+
+    def grow(self, side: int, alpha: float) -> None:
+        """Set the side of the pictures, and how much of the first block is faded in."""
+        self.side, self.alpha = side, alpha
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Return the scores of pictures of the side it has grown to."""
+        judged = self.from_picture[str(self.side)](pictures)
+        for side in reversed(sides(self.side)):
+            judged = _halved(self.blocks[str(side)](judged))
+            if side == self.side and self.alpha < 1:
+                coarse = self.from_picture[str(side // 2)](_halved(pictures))
+                judged = torch.lerp(coarse.to(judged.dtype), judged, self.alpha)
+        judged = self.end(with_deviation(judged))
+        return functional.linear(judged, self.score.weight * self.score_scale, self.score.bias)[:, 0]
+
+
+def _halved(pictures: Tensor) -> Tensor:
+    """Return pictures at half the side; bilinear by one half is the mean of two by two pixels."""
+    return functional.avg_pool2d(pictures, 2)
+
+
+def with_deviation(features: Tensor) -> Tensor:
+    """Append a channel: the standard deviation over the batch, one number for all (Karras et al. 2018, section 3)."""
+    deviation = (features.float().var(dim=0, correction=0) + 1e-8).sqrt().mean()
+    constant = deviation.to(features.dtype).expand(len(features), 1, *features.shape[2:])
+    return torch.cat([features, constant], dim=1)
+
+
+class ProGANTraining(Training[ProGANParameters]):
+    """WGAN-GP while both networks grow."""
+
+    def build(self, size: int) -> tuple[GeneratorNetwork, nn.Module]:
+        """Build both networks."""
+        settings = self.settings
+        made = ProGANGenerator(
+            size,
+            settings.latent,
+            settings.generator_features,
+            pixel_norm=settings.generator_pixel_norm,
+            tanh=settings.tanh,
+            doubling=settings.doubling,
+        )
+        judge = ProGANDiscriminator(size, settings.discriminator_features, pixel_norm=settings.discriminator_pixel_norm)
+        return made, judge
+
+    def begin(self, step: int) -> None:
+        """Grow both networks to what they are at this step."""
+        self.number = step
+        side, alpha = self.settings.growth(step, len(self.real), self.real.pictures.shape[-1])
+        networks: tuple[Any, ...] = (self.generator_module, self.discriminator.module, self.averaged)
+        for network in networks:
+            network.grow(side, alpha)
+
+    def seen_as(self, real: Tensor) -> Tensor:
+        """Return real pictures at the side that the networks have grown to, faded as the generator's are."""
+        judge = self.discriminator.module
+        side, alpha = judge.side, judge.alpha
+        while real.shape[-1] > side:
+            real = _halved(real)
+        if alpha < 1 and side > SMALLEST and self.settings.fade_real:
+            coarse = functional.interpolate(_halved(real), scale_factor=2, mode="nearest")
+            real = torch.lerp(coarse, real, alpha)
+        return real
+
+    def discriminator_losses(self, real: Tensor, fake: tuple[Tensor, ...], randomness: torch.Generator) -> Losses:
+        """Return the critic's loss and its penalty."""
+        settings = self.settings
+        on_real, on_fake = self.discriminator(real), self.discriminator(fake[0])
+        share = torch.rand(len(real), 1, 1, 1, generator=randomness).to(real.device)
+        told = {
+            "adversarial-loss": losses.wasserstein(on_real, on_fake, settings.drift),
+            "real-score": on_real.mean(),
+            "fake-score": on_fake.mean(),
+        }
+        if self.number % settings.penalty_interval == 0:
+            # Rarer, but as much in sum: StyleGAN2's lazy regularisation.
+            weight = settings.gradient_penalty * settings.penalty_interval
+            told["penalty-loss"] = weight * losses.gradient_penalty(self._judged, real, fake[0], share)
+        return told
+
+    def _judged(self, pictures: Tensor) -> Tensor:
+        """Return scores whose gradient may be taken here: Fabric's wrapper refuses any backward pass but its own."""
+        with self.fabric.autocast():
+            return self.discriminator.module(pictures).float()
+
+    def generator_losses(self, fake: tuple[Tensor, ...]) -> Losses:
+        """Return minus the critic's score."""
+        return {"deceiving-loss": -self.discriminator(fake[0]).mean()}
