@@ -13,6 +13,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from generators.dcgan import DCGAN
+from generators.dcgan_networks import DCGANTraining
 from generators.fastgan import FastGAN
 from generators.four_channel_gan import losses
 from generators.four_channel_gan.augmentation import augment
@@ -205,6 +206,42 @@ def test_checkpoint_steps():
     assert DCGAN.create(epochs=3, batch_size=4, checkpoints=1).parameters.checkpoint_steps(10) == [8]
     with pytest.raises(HarnessError, match="Checkpoint 101 is outside steps 1 to 100"):
         DCGAN.create(steps=100, checkpoints=[101]).parameters.checkpoint_steps(10)
+
+
+def start(seed=0, **more):
+    """Return a training of a small DCGAN."""
+    settings = DCGAN.create(**values(DCGAN, **more)).parameters
+    return DCGANTraining(settings, RealPictures(drawn_pairs(6, 32), 32, CPU), seed, CPU)
+
+
+def test_averaged_weights_follow_the_raw_ones_by_their_decay():
+    game = start(ema=0.3)
+    expected = [weight.detach().clone() for weight in game.generator_module.parameters()]
+    for step in range(5):
+        game.step(step)
+        decay = min(0.3, (1 + step) / (10 + step))
+        raw = list(game.generator_module.parameters())
+        expected = [decay * mean + (1 - decay) * new for mean, new in zip(expected, raw, strict=True)]
+    for mean, wanted in zip(game.averaged.parameters(), expected, strict=True):
+        assert torch.allclose(mean, wanted, atol=1e-6)
+
+
+def test_every_step_draws_latents_of_its_own(monkeypatch):
+    game, drawn = start(), []
+    draw = game.generator_module.draw
+    monkeypatch.setattr(game.generator_module, "draw", lambda *asked: drawn.append(draw(*asked)) or drawn[-1])
+    for step in (0, 1, 0):
+        game.step(step)
+    (first,), (second,), (again,) = drawn
+    assert not torch.equal(first, second)
+    assert torch.equal(first, again)
+
+
+def test_a_resumed_watch_remembers_what_it_saw():
+    game, resumed = start(), start(seed=1)
+    game.watch.won, game.watch.dead = 7, 3
+    assert resumed.restore(game.state(12)) == 12
+    assert resumed.watch == Watch(7, 3)
 
 
 # pictures
