@@ -11,7 +11,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from generators.dcgan import DCGANParameters
 from generators.four_channel_gan import losses
-from generators.four_channel_gan.layers import doubled_convolution
+from generators.four_channel_gan.layers import doubled_convolution, initialise
 from generators.four_channel_gan.pictures import CHANNELS
 from generators.four_channel_gan.training import GeneratorNetwork, Losses, Training
 
@@ -102,17 +102,6 @@ def discriminator_network(size: int, features: int, normalisation: str) -> nn.Se
     if normalisation == "spectral":
         layers = [spectral_norm(layer) if isinstance(layer, nn.Conv2d) else layer for layer in layers]
     return nn.Sequential(*layers)
-
-
-def initialise(network: nn.Module) -> None:
-    """Draw convolution weights from N(0, 0.02) and batch-norm scales from N(1, 0.02), as in the DCGAN paper."""
-    for module in network.modules():
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            weights = dict(module.named_parameters())
-            nn.init.normal_(weights.get("parametrizations.weight.original", module.weight), 0.0, 0.02)
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.weight, 1.0, 0.02)
-            nn.init.zeros_(module.bias)
 
 
 class DCGANTraining(Training[DCGANParameters]):

@@ -15,7 +15,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from generators.fastgan import FastGANParameters
 from generators.four_channel_gan import losses
-from generators.four_channel_gan.layers import doubled_convolution, gated
+from generators.four_channel_gan.layers import doubled_convolution, gated, initialise
 from generators.four_channel_gan.pictures import CHANNELS, RealPictures, seeded
 from generators.four_channel_gan.training import GeneratorNetwork, Losses, Training
 
@@ -290,17 +290,6 @@ def quadrant(pictures: Tensor, part: int) -> Tensor:
     height, width = pictures.shape[2] // 2, pictures.shape[3] // 2
     down, across = divmod(part, 2)
     return pictures[:, :, down * height : (down + 1) * height, across * width : (across + 1) * width]
-
-
-def initialise(network: nn.Module) -> None:
-    """Draw convolution weights from N(0, 0.02) and batch-norm scales from N(1, 0.02), as the published code does."""
-    for module in network.modules():
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            weights = dict(module.named_parameters())
-            nn.init.normal_(weights.get("parametrizations.weight.original", module.weight), 0.0, 0.02)
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.weight, 1.0, 0.02)
-            nn.init.zeros_(module.bias)
 
 
 #: Says how far reconstructions (N, 3, H, W) are from pictures (N, 3, H, W), both in [-1, 1]: (N,).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch.nn.functional as functional
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def doubled_convolution(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -34,3 +34,14 @@ def gated(features: Tensor) -> Tensor:
     """
     values, gates = features.chunk(2, dim=1)
     return values * gates.sigmoid()
+
+
+def initialise(network: nn.Module) -> None:
+    """Draw convolution weights from N(0, 0.02) and batch-norm scales from N(1, 0.02), as in the DCGAN paper."""
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            weights = dict(module.named_parameters())
+            nn.init.normal_(weights.get("parametrizations.weight.original", module.weight), 0.0, 0.02)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1.0, 0.02)
+            nn.init.zeros_(module.bias)
