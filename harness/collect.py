@@ -10,27 +10,34 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.data.pairs import PairSet
+from harness.metrics.masks import positions_by_source
 from harness.plan import Cell, Plan, Pool
+from harness.plugins import Kind, load_plugin
 from harness.results import (
     COLUMNS,
     IMAGE_COLUMNS,
     ClosestPairs,
     Comparison,
     Failure,
+    MadeFrom,
     MaskDiversity,
     Measured,
+    Pipeline,
+    Plugged,
     PredictionGrid,
     StudyResults,
 )
-from harness.stages.running import RealPairs
+from harness.stages.running import RealPairs, load_pool
 from harness.store import Result, Store
-from harness.study import SEGMENTATION_METRICS, Recipe
+from harness.study import SEGMENTATION_METRICS, PluginUse, Recipe
 
 if TYPE_CHECKING:
     import pandas as pd
 
 #: Pairs of each set that are kept for sample grids.
 _SHOWN = 24
+#: Real pairs that a figure shows what was made from, and how many made from each.
+_SOURCES, _MADE = 3, 5
 
 
 def collect(plan: Plan, store: Store, command: str = "") -> StudyResults:
@@ -74,20 +81,38 @@ def collect(plan: Plan, store: Store, command: str = "") -> StudyResults:
         predictions=reader.predictions(),
         measured=list(reader.measured()),
         selection_networks=reader.selection_networks(),
+        made=list(reader.made()),
+        pipelines=_pipelines(plan),
     )
 
 
+def _pipelines(plan: Plan) -> dict[str, Pipeline]:
+    """Return how each generator makes pairs."""
+
+    def plugged(kind: Kind, use: PluginUse) -> Plugged:
+        plugin = load_plugin(kind, use.plugin).create(**use.values())
+        return Plugged(plugin.name, plugin.parameters.model_dump(mode="json"))
+
+    return {
+        name: Pipeline(
+            tuple(plugged("generators", use) for _, use in declared.uses()),
+            tuple(plugged("refiners", use) for use in declared.refine),
+        )
+        for name, declared in plan.loaded.study.generators.items()
+    }
+
+
 def _baselines(plan: Plan) -> dict[str, str]:
-    """Return the control arm of each recipe: the declared one, or the same real pairs without synthetic ones."""
+    """Return the control arm of each recipe: the declared one, or the same real pairs without synthetic ones.
+
+    A recipe without real pairs that says what its generators see is compared with those.
+    """
     against = plan.loaded.study.compare.against
     labels = {recipe.label for recipe in plan.recipes}
     found = {}
     for recipe in plan.recipes:
-        if against is not None:
-            real = None if against.real == "all" else against.real
-            baseline = Recipe(real, tuple((name, count) for name, count in against.synthetic.items() if count))
-        else:
-            baseline = Recipe(recipe.real)
+        alone = Recipe(recipe.sees if recipe.real == 0 and recipe.sees else recipe.real)
+        baseline = alone if against is None else against.recipe()
         if baseline.label in labels and baseline.label != recipe.label:
             found[recipe.label] = baseline.label
     return found
@@ -155,6 +180,7 @@ class _Reader:
             "recipe": recipe.label,
             "arm": _arm(recipe),
             "real": available if recipe.real is None else recipe.real,
+            "seen": self._seen(cell),
             "synthetic": recipe.synthetic_count,
             "generator": "+".join(name for name, _ in recipe.synthetic),
             "seed": cell.seed,
@@ -173,15 +199,25 @@ class _Reader:
                     measured["leak"] = result.values["leak"]
                 yield self._row(**common, metric=metric, reduction=reduction, **measured)
 
+    def _seen(self, cell: Cell) -> int | str:
+        """Return the most real pairs that a generator of a recipe was fitted on; nothing when it takes from none."""
+        keys = self.plan.stages[cell.train].inputs["pools"]
+        seen = [self._fitted_on(pool) for pool in self.plan.pools if pool.key in keys]
+        return max(seen, default="")
+
+    def _fitted_on(self, pool: Pool) -> int:
+        return len(self.plan.splits[pool.fold].ids("fit")) if pool.real is None else pool.real
+
     def generator_rows(self, pool: Pool) -> Iterator[dict[str, Any]]:
         """Return what a generator's checkpoints scored, and what was measured of its pairs."""
-        real = len(self.plan.splits[pool.fold].ids("fit")) if pool.real is None else pool.real
+        real = self._fitted_on(pool)
         common: dict[str, Any] = {
             "cell": _pool_label(pool),
             "generator": pool.generator,
             "fold": pool.fold,
             "arm": "synthetic",
             "real": real,
+            "seen": real,
             "synthetic": pool.count,
             "dataset": self.plan.dataset.name,
         }
@@ -322,6 +358,36 @@ class _Reader:
                 pairs = PairSet.load(result.folder / "pairs")
                 shown[pool.generator] = pairs.first(min(_SHOWN, len(pairs)))
         return shown
+
+    def made(self) -> Iterator[MadeFrom]:
+        """Return some pairs of each generator beside the real pair that they were made from, in its first pool."""
+        stored = self.result(self.plan.datasets[0])
+        shown: set[str] = set()
+        for pool in self.plan.pools:
+            result = self.result(pool.key)
+            if stored is None or result is None or pool.control or pool.fold or pool.generator in shown:
+                continue
+            shown.add(pool.generator)
+            pairs, before = PairSet.load(result.folder / "pairs"), self._before_refinement(pool.key)
+            _, sources = load_pool((before or result).folder)
+            positions = positions_by_source(sources)
+            real = RealPairs(stored).role("fit") if positions else None
+            chosen: list[str | None] = [*list(positions)[:_SOURCES]]
+            for name in chosen or ([None] if before else []):
+                few = positions[name][:_MADE] if name is not None else range(min(_MADE, len(pairs)))
+                yield MadeFrom(
+                    _pool_label(pool),
+                    None if name is None or real is None else real.select([name]),
+                    pairs.take(few),
+                    None if before is None else PairSet.load(before.folder / "pairs").take(few),
+                )
+
+    def _before_refinement(self, key: str) -> Result | None:
+        """Return the pool that the first refiner of a pool was given; None when nothing refines it."""
+        first = key
+        while self.plan.stages[first].kind == "refine":
+            first = self.plan.stages[first].inputs["pool"][0]
+        return self.result(first) if first != key else None
 
     def predictions(self) -> list[PredictionGrid]:
         """Return predictions of the first seed and fold on the first few report images."""

@@ -9,7 +9,7 @@ from typing import Any
 from harness.errors import DataError, DeclarationError, HarnessError
 from harness.plugins import load_plugin
 from harness.stage_graph import Cell, Plan, PlanBuilder, Pool, Reference, Stage
-from harness.study import ROLES, expand_recipes
+from harness.study import ROLES, Recipe, TrainingSets, expand_recipes
 from harness.study_file import LoadedStudy
 
 __all__ = ["Cell", "Plan", "Pool", "Reference", "Stage", "build_plan", "missing_weights", "plan_fit"]
@@ -65,7 +65,7 @@ def build_plan(loaded: LoadedStudy) -> Plan:
     for name, declared_generator in study.generators.items():
         if study.fidelity and name not in used:
             for fold in range(len(splits)):
-                builder.pool(name, declared_generator, fold, None, control=False)
+                builder.pool(name, declared_generator, fold, declared_generator.fitted_on(Recipe(None)), control=False)
     if study.fidelity and plan.pools:
         for role in study.fidelity.references:
             for fold in range(len(splits)):
@@ -177,6 +177,13 @@ def _check_counts(plan: Plan) -> None:
                     f"{document.origin(('train', i, 'real'))}: train.{i}.real: asks for {real} real pairs, "
                     f"but the fit role of {plan.dataset.name} has {available}; ask for at most that many, or 'all'"
                 )
+        for seen in entry.sees or ():
+            if seen > available:
+                problems.append(
+                    f"{document.origin(('train', i, 'sees'))}: train.{i}.sees: asks for {seen} real pairs, but the fit "
+                    f"role of {plan.dataset.name} has {available}; ask for at most that many"
+                )
+        problems += _too_few_seen(plan, i, entry)
     for name, declared in plan.loaded.study.generators.items():
         seen = declared.sees if isinstance(declared.sees, int) else available
         for _, use in declared.uses():
@@ -190,20 +197,37 @@ def _check_counts(plan: Plan) -> None:
         raise DeclarationError(problems)
 
 
+def _too_few_seen(plan: Plan, i: int, entry: TrainingSets) -> Iterator[str]:
+    """Say which generators an entry gives fewer real pairs than they can be fitted on."""
+    study, document = plan.loaded.study, plan.loaded.document
+    key = "sees" if entry.sees else "real"
+    least_seen = min(entry.sees or [real for real in entry.real if real not in (0, "all")], default=0)
+    for name in entry.synthetic:
+        declared = study.generators[name]
+        for _, use in declared.uses() if declared.sees == "recipe" and least_seen else []:
+            least = load_plugin("generators", use.plugin).card.minimum
+            if least_seen < least:
+                yield (
+                    f"{document.origin(('train', i, key))}: train.{i}.{key}: {use.plugin} of generator {name} needs at "
+                    f"least {least} real pairs and would be fitted on {least_seen}"
+                )
+
+
 def _notes_on_generators(plan: Plan) -> Iterator[str]:
     """Say where a generator has seen more real pairs than the recipe it is used in."""
     for pool in plan.pools:
         if pool.control or pool.fold:
             continue
-        if plan.loaded.study.generators[pool.generator].sees == "recipe":
-            continue
+        declared = plan.loaded.study.generators[pool.generator]
         available = len(plan.splits[0].ids("fit"))
         seen = available if pool.real is None else pool.real
         fewer = [
             recipe.label
             for recipe in plan.recipes
             if not recipe.control and any(name == pool.generator for name, _ in recipe.synthetic)
-            if recipe.real is not None and recipe.real < seen
+            if recipe.real is not None and recipe.real < seen and declared.fitted_on(recipe) == pool.real
+            # A recipe without real pairs says itself what its generators see, where they ask it.
+            if recipe.real > 0 or declared.sees != "recipe"
         ]
         if fewer:
             yield (

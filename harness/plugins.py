@@ -47,7 +47,10 @@ class Card:
     """What a generator needs, what it makes and roughly what it costs, known before a device is touched.
 
     Attributes:
-        needs: for people: ``pairs``, ``masks`` only, or ``image`` (one model a pair). A fit is given all its pairs.
+        needs: ``pairs``, ``masks`` only (both for people), or ``image``: one model a pair, and each item made from one
+            real pair. A fit is given all its pairs, whatever it needs. With ``image``, a seed names the pair too: the
+            one at ``seed % n`` of the ``n`` in ``context.pairs``, which is the item's only source. The engine deals the
+            seeds so that the pairs take turns, and one fit serves pools on fewer of its pairs.
         makes: ``pairs``, ``masks``, or ``images`` (for given masks).
         weights: names in ``harness weights`` that it cannot work without.
         licence: of those weights, when it binds the user.
@@ -148,7 +151,8 @@ class SampleContext:
 
     Attributes:
         device: where to compute.
-        pairs: the real pairs the generator was fitted on.
+        pairs: the real pairs the generator was fitted on. Of one model a pair (``Card.needs``), those to sample from,
+            which all have a model in the checkpoint: as many as the fit had, or fewer.
         batch_size: how many to make at once; must not change any image.
     """
 
@@ -199,9 +203,15 @@ class Plugin(ABC):
 
 
 class Generator(Plugin):
-    """Makes synthetic pairs, masks, or images for given masks."""
+    """Makes synthetic pairs, masks, or images for given masks.
+
+    Attributes:
+        card: what it needs and makes.
+        sampling: names of parameters that ``fit`` does not read: generators that differ in these only share their fit.
+    """
 
     card: ClassVar[Card] = Card()
+    sampling: ClassVar[frozenset[str]] = frozenset()
 
     def weights(self) -> tuple[str, ...]:
         """Return the weights on the card."""
@@ -252,6 +262,10 @@ class Refiner(Plugin):
             seeds: int64 (N,).
             context: device and the real pairs of the fit.
         """
+
+    def notes(self) -> list[str]:
+        """Return sentences that every report must show, such as which network it took for want of another."""
+        return []
 
 
 class Segmenter(Plugin):

@@ -28,13 +28,16 @@ COLUMNS: dict[str, str] = {
     "recipe": "training-set label such as real=100,dcgan=300; empty for fidelity and selection",
     "arm": "real, synthetic, mixed or control; real for fidelity rows of real images",
     "real": "number of distinct real training pairs, a generator's own included; of real (ROLE), its images",
+    "seen": "number of real pairs that the generators of its synthetic pairs were fitted on, the most of them when "
+    "they differ; empty without synthetic pairs",
     "synthetic": "number of synthetic (or control) training pairs, or pairs in the generator's pool",
     "generator": "generator or control that made them, several joined by +; empty for real only; real (report) for "
     "real images of the report role, measured as synthetic ones are",
     "seed": "training seed; empty for fidelity and selection",
     "fold": "fold number from 0; 0 when there are no folds",
     "dataset": "dataset that was scored on",
-    "role": "role that was scored on: report, select or fit",
+    "role": "role that was scored on or compared with: report, select or fit; seen where each generator is compared "
+    "with what it was fitted on",
     "step": "checkpoint step (selection rows); empty otherwise",
     "metric": "iou, f1, accuracy, precision, recall, dice-loss; fid, kid, ... and what belongs beside them "
     "(kid-deviation, coverage, n_real: how many real images a network compared with, ...); of several sample sets "
@@ -190,6 +193,44 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Plugged:
+    """A plugin with all of its parameters, defaults included."""
+
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """How a generator makes pairs, whatever a study calls it.
+
+    Attributes:
+        makers: the plugin that makes pairs, or the one that makes masks and the one that makes images for them.
+        refiners: in the order in which they work.
+    """
+
+    makers: tuple[Plugged, ...]
+    refiners: tuple[Plugged, ...] = ()
+
+
+@dataclass(frozen=True)
+class MadeFrom:
+    """Some pairs of a generator that were made from one real pair, for figures.
+
+    Attributes:
+        cell: as in ``COLUMNS``.
+        source: that real pair; None when they were made from many.
+        made: the pairs.
+        before: the same pairs before the first refinement; None when nothing refines them.
+    """
+
+    cell: str
+    source: PairSet | None
+    made: PairSet
+    before: PairSet | None = None
+
+
+@dataclass(frozen=True)
 class Failure:
     """A stage without a result, and why, in one line."""
 
@@ -230,6 +271,8 @@ class StudyResults:
         synthetic: for each generator some of its pairs.
         predictions: what segmenters predict on a few report images.
         measured: one for each fold of each generator and each reference whose fidelity has a result.
+        made: for each generator some of its pairs beside the real pair that they were made from.
+        pipelines: for each generator how it makes pairs.
         selection_networks: for each ``cell`` of the selection rows, the network that its checkpoints were scored with.
     """
 
@@ -255,3 +298,5 @@ class StudyResults:
     predictions: list[PredictionGrid] = field(default_factory=list)
     measured: list[Measured] = field(default_factory=list)
     selection_networks: dict[str, str] = field(default_factory=dict)
+    made: list[MadeFrom] = field(default_factory=list)
+    pipelines: dict[str, Pipeline] = field(default_factory=dict)

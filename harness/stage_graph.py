@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.code_fingerprint import code_of
 from harness.home import threads
-from harness.plugins import Plugin, load_plugin
+from harness.plugins import Generator, Plugin, load_plugin
 from harness.stages import VERSIONS
 from harness.store import digest
 from harness.study import ROLES, Budget, GeneratorDeclaration, GeneratorUse, PluginUse, Recipe, SegmenterUse
@@ -73,7 +73,20 @@ class Cell:
 
 @dataclass(frozen=True)
 class Pool:
-    """One generator's pairs: the stage that holds them and those on the way to it."""
+    """One generator's pairs: the stage that holds them and those on the way to it.
+
+    Attributes:
+        generator: its name, with ``control:`` before that of a control.
+        plugin: names of its plugins.
+        fold: of the split.
+        real: real pairs that it is made from; None for all of the fit role.
+        key: of the stage that holds the pairs.
+        count: how many.
+        selections: of each part whose checkpoint is selected, the part and the key of its stage; of a fit that serves
+            several pools, with the pool that has all its real pairs.
+        fidelity: key of the stage that measures it, or empty.
+        control: whether it is one of a control arm.
+    """
 
     generator: str
     plugin: str
@@ -158,7 +171,8 @@ class PlanBuilder:
         attached = dict(attachments or {})
         if plugin is not None and use is not None:
             parts["plugin"] = {"name": plugin.name, "version": plugin.version}
-            parts["plugin-parameters"] = _portable(plugin.parameters.model_dump(mode="json"))
+            unread = set(plugin.sampling) if kind == "fit" and isinstance(plugin, Generator) else None
+            parts["plugin-parameters"] = _portable(plugin.parameters.model_dump(mode="json", exclude=unread))
             parts["code"] = code_of(type(plugin))
             if surroundings := plugin.surroundings():
                 parts["surroundings"] = surroundings
@@ -213,21 +227,20 @@ class PlanBuilder:
 
     # generators
 
-    def pool(self, name: str, declared: GeneratorDeclaration, fold: int, real: int | None, control: bool) -> Pool:
+    def pool(self, name: str, declared: GeneratorDeclaration, fold: int, seen: int | None, control: bool) -> Pool:
         """Add the stages of one generator, fitted on so many real pairs (None: all), and return its pool."""
-        seen = (
-            real if control or declared.sees == "recipe" else (None if declared.sees == "all" else int(declared.sees))
-        )
         if (name, control, fold, seen) in self.pools:
             return self.pools[name, control, fold, seen]
-        count = self._largest_count(name, seen if control or declared.sees == "recipe" else None, control)
+        count = self._largest_count(name, declared, fold, seen, control)
         shown = f"control:{name}" if control else name
-        where = f"{shown}{'' if seen is None else f' on {seen} real'}{self._fold_suffix(fold)}"
+        where = self._where(shown, seen, fold)
         selections: list[tuple[str, str]] = []
         made: str | None = None
         for part, use in declared.uses():
-            made, selected = self._sampled(part, use, declared, where, fold, seen, count, made)
-            selections += [(part, selected)] if selected else []
+            fitted = seen if control else self._fitted_on(name, declared, use, seen)
+            made, selected = self._sampled(part, use, declared, shown, fold, seen, fitted, count, made)
+            # What is shared by several pools is told of once, with the pool that has all of it.
+            selections += [(part, selected)] if selected and fitted == seen else []
         assert made is not None
         for i, refine in enumerate(declared.refine):
             plugin = load_plugin("refiners", refine.plugin).create(**refine.values())
@@ -237,25 +250,47 @@ class PlanBuilder:
             made = self.stage(
                 "refine", label, parameters, inputs, plugin=plugin, use=refine, seed=declared.seed, amount=count
             )
-        fidelity = "" if control or not self.study.fidelity else self._fidelity(where, fold, made)
+        fidelity = "" if control or not self.study.fidelity else self._fidelity(where, fold, made, seen)
         plugin_names = "+".join(use.plugin for _, use in declared.uses())
         pool = Pool(shown, plugin_names, fold, seen, made, count, tuple(selections), fidelity, control)
         self.pools[name, control, fold, seen] = pool
         self.plan.pools.append(pool)
         return pool
 
-    def _largest_count(self, name: str, real: int | None, control: bool) -> int:
+    def _where(self, shown: str, seen: int | None, fold: int) -> str:
+        return f"{shown}{'' if seen is None else f' on {seen} real'}{self._fold_suffix(fold)}"
+
+    def _fitted_on(self, name: str, declared: GeneratorDeclaration, use: GeneratorUse, seen: int | None) -> int | None:
+        """Return how many real pairs the fit behind a pool has; None for all of the fit role.
+
+        One model a pair, and nested subsets: a fit on the most pairs that any recipe needs holds the models of all.
+        """
+        if load_plugin("generators", use.plugin).card.needs != "image":
+            return seen
+        needed = [seen, *(declared.fitted_on(recipe) for recipe, _ in self._uses_of(name, control=False))]
+        return None if None in needed else max(n for n in needed if n is not None)
+
+    def _uses_of(self, name: str, control: bool) -> Iterator[tuple[Recipe, int]]:
+        """Yield the recipes that take from a generator, each with how many pairs it takes."""
+        for recipe in self.plan.recipes:
+            for generator, count in recipe.synthetic:
+                if generator == name and bool(recipe.control) == control:
+                    yield recipe, count
+
+    def _largest_count(
+        self, name: str, declared: GeneratorDeclaration, fold: int, seen: int | None, control: bool
+    ) -> int:
         """Return the most pairs that any recipe asks of a pool (smaller ones take its first), or fidelity."""
-        counts = [
-            count
-            for recipe in self.plan.recipes
-            if bool(recipe.control) == control and (real is None or recipe.real == real or recipe.real == 0)
-            for generator, count in recipe.synthetic
-            if generator == name
-        ]
-        if self.study.fidelity and self.study.fidelity.pairs and not control:
-            counts.append(self.study.fidelity.pairs)
+        uses = self._uses_of(name, control)
+        counts = [count for recipe, count in uses if declared.fitted_on(recipe) == seen]
+        if self.study.fidelity and not control:
+            size = self.study.fidelity.size(self._number_of(seen, fold))
+            counts += [self.study.fidelity.sets * size] if size else []
         return max(counts, default=200)
+
+    def _number_of(self, seen: int | None, fold: int) -> int:
+        """Return how many real pairs of the fit role are meant."""
+        return len(self.plan.splits[fold].ids("fit")) if seen is None else seen
 
     def fit(
         self, part: str, use: GeneratorUse, declared: GeneratorDeclaration, where: str, fold: int, real: int | None
@@ -266,31 +301,47 @@ class PlanBuilder:
         scope = {"real": real, "order-seed": self.study.dataset.seed}
         inputs = {"dataset": (self.plan.datasets[fold],)}
         steps = float(getattr(plugin.parameters, "steps", None) or 1)
-        return self.stage("fit", label, scope, inputs, plugin=plugin, use=use, seed=declared.seed, amount=steps)
+        models = self._number_of(real, fold) if plugin.card.needs == "image" else 1
+        amount = steps * models
+        return self.stage("fit", label, scope, inputs, plugin=plugin, use=use, seed=declared.seed, amount=amount)
 
     def _sampled(
         self,
         part: str,
         use: GeneratorUse,
         declared: GeneratorDeclaration,
-        where: str,
+        shown: str,
         fold: int,
-        real: int | None,
+        seen: int | None,
+        fitted: int | None,
         count: int,
         masks: str | None,
     ) -> tuple[str, str]:
-        """Add fit, select and sample of one plugin; return the keys of sample and select (or an empty string)."""
+        """Add fit, select and sample of one plugin; return the keys of sample and select (or an empty string).
+
+        Args:
+            part: ``pairs``, ``masks`` or ``images``.
+            use: the plugin.
+            declared: the pipeline that it is a part of.
+            shown: how the generator is called.
+            fold: of the split.
+            seen: real pairs that the pool is made from (None: all).
+            fitted: real pairs that the fit has: those of the pool, or more.
+            count: pairs in the pool.
+            masks: key of the pool of masks that images are made for.
+        """
         plugin = load_plugin("generators", use.plugin).create(**use.values())
         dataset = (self.plan.datasets[fold],)
-        named = where if part == "pairs" else f"{where} {part}"
-        fit = self.fit(part, use, declared, where, fold, real)
+        places = [self._where(shown, real, fold) for real in (seen, fitted)]
+        named, named_fit = (place if part == "pairs" else f"{place} {part}" for place in places)
+        fit = self.fit(part, use, declared, places[1], fold, fitted)
         conditions = {"masks": (masks,)} if masks else {}
         selected = ""
         if use.select:
             parameters = {**_named_network(use.select.model_dump(mode="json")), "seed": declared.seed}
             selected = self.stage(
                 "select",
-                f"select {named}",
+                f"select {named_fit}",
                 parameters,
                 {"dataset": dataset, "fit": (fit,), **conditions},
                 plugin=plugin,
@@ -303,7 +354,7 @@ class PlanBuilder:
         sample = self.stage(
             "sample",
             f"sample {named}",
-            {"count": count},
+            {"count": count, **({} if seen == fitted else {"real": seen})},
             inputs,
             plugin=plugin,
             use=use,
@@ -312,18 +363,20 @@ class PlanBuilder:
         )
         return sample, selected
 
-    def _fidelity(self, where: str, fold: int, pool: str) -> str:
+    def _fidelity(self, where: str, fold: int, pool: str, seen: int | None) -> str:
         assert self.study.fidelity is not None
         sets = self.study.fidelity.sets
         # One set is what stages measured before there were several: their keys stay.
-        return self._measured(f"measure {where}", fold, {"pool": (pool,)}, **({"sets": sets} if sets > 1 else {}))
+        several = {"sets": sets} if sets > 1 else {}
+        return self._measured(f"measure {where}", fold, {"pool": (pool,)}, self._number_of(seen, fold), **several)
 
-    def _measured(self, label: str, fold: int, inputs: dict[str, tuple[str, ...]], **of: str | int) -> str:
+    def _measured(self, label: str, fold: int, inputs: dict[str, tuple[str, ...]], seen: int, **of: str | int) -> str:
         declared = self.study.fidelity
         assert declared is not None
         # The key of the training stands for the segmenter and its budget.
         beside = {"references", "segmenter", "budget", "sets"}
-        parameters = _named_network(declared.model_dump(mode="json", exclude=beside)) | of
+        declaration = {**declared.model_dump(mode="json", exclude=beside), "samples": declared.size(seen)}
+        parameters = _named_network(declaration) | of
         trained, segmenter = self._segmenter_of_agreement(fold) if "agreement" in declared.metrics else ({}, {})
         read = {"dataset": (self.plan.datasets[fold],), **inputs, **trained}
         attachments = {"network": declared.network, **segmenter}
@@ -342,13 +395,16 @@ class PlanBuilder:
         return {"train": (key,)}, {**loaded, "segmenter": use.name or plugin.label}
 
     def reference(self, role: Role, fold: int) -> None:
-        """Add the stage that measures the real images of a role like synthetic ones, unless they are the reference."""
+        """Add the stage that measures the real images of a role like synthetic ones, unless they are the reference.
+
+        Where each generator is compared with what it has seen itself, there is nothing to compare them with.
+        """
         count = len(self.plan.splits[fold].ids(role))
         assert self.study.fidelity is not None
-        if count < 2 or role == self.study.fidelity.against:
+        if count < 2 or self.study.fidelity.against in (role, "seen"):
             return
         label = f"measure real ({role}){self._fold_suffix(fold)}"
-        key = self._measured(label, fold, {}, real=role)
+        key = self._measured(label, fold, {}, self._number_of(None, fold), real=role)
         self.plan.references.append(Reference(role, fold, key, count))
 
     # segmenters
@@ -361,7 +417,7 @@ class PlanBuilder:
         if recipe.control != "real-repeated":
             for generator, count in recipe.synthetic:
                 declared = self._declared(generator, recipe)
-                pool = self.pool(generator, declared, fold, recipe.real or None, bool(recipe.control))
+                pool = self.pool(generator, declared, fold, declared.fitted_on(recipe), bool(recipe.control))
                 pools.append((pool.key, count))
         suffix = f"seed={seed}{self._fold_suffix(fold)}"
         train = self.training(use, recipe, seed, fold, pools, self.study.budget)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from harness.errors import nearest
 
@@ -133,7 +133,7 @@ class GeneratorDeclaration(Section):
     refine: tuple[PluginUse, ...] = ()
     sees: int | Literal["all", "recipe"] = Field(
         "all",
-        description="real pairs it is fitted on: all of the fit role, the first n, or the recipe's own",
+        description="real pairs it is fitted on: all of the fit role, the first n, or what the recipe says",
     )
     seed: int = Field(0, ge=0)
 
@@ -152,11 +152,17 @@ class GeneratorDeclaration(Section):
         parts = [("pairs", self.pairs), ("masks", self.masks), ("images", self.images)]
         return [(part, use) for part, use in parts if use is not None]
 
+    def fitted_on(self, recipe: Recipe) -> int | None:
+        """Return how many real pairs it is fitted on where a recipe takes from it; None for all of the fit role."""
+        if self.sees == "recipe":
+            return recipe.sees or recipe.real or None
+        return None if self.sees == "all" else self.sees
+
 
 def _counts(value: Any) -> Any:
     """Normalise a count, a list of counts, or ``{from, to, step}`` into a list."""
     if isinstance(value, dict):
-        unknown = sorted(set(value) - {"from", "to", "step"})
+        unknown = sorted(set(map(str, value)) - {"from", "to", "step"})
         if unknown or not {"from", "to"} <= set(value):
             raise ValueError(f"a range is {{from: A, to: B, step: C}}, got {value}")
         first, last, step = value["from"], value["to"], value.get("step", 1)
@@ -169,13 +175,49 @@ def _counts(value: Any) -> Any:
 Count = Annotated[int, Field(ge=0)]
 Counts = Annotated[tuple[Count, ...], BeforeValidator(_counts)]
 RealCounts = Annotated[tuple[Count | Literal["all"], ...], BeforeValidator(_counts)]
+SeenCounts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_counts)]
+
+
+class PerReal(Section):
+    """So many synthetic pairs for each real pair that their generator is fitted on."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    per_real: Counts = Field(alias="per-real")
+
+
+def _plain_or_each(value: Any) -> str:
+    """Tell a number for each real pair from plain counts, for pydantic."""
+    each = isinstance(value, PerReal) or (isinstance(value, dict) and "per-real" in value)
+    return "each" if each else "plain"
+
+
+def _one_of_these_ways(value: Any) -> Any:
+    if isinstance(value, dict) and not {"from", "to"} & set(value):
+        ranged = "a range {from: A, to: B, step: C}"
+        raise ValueError(f"say a number, a list, {ranged}, or {{per-real: N}} for N of each real pair, got {value}")
+    return value
+
+
+SyntheticCounts = Annotated[
+    Annotated[Counts, BeforeValidator(_one_of_these_ways), Tag("plain")] | Annotated[PerReal, Tag("each")],
+    Discriminator(_plain_or_each),
+]
 
 
 class TrainingSets(Section):
     """Recipes for training sets; ranges and lists expand to every combination."""
 
     real: RealCounts = (0,)
-    synthetic: dict[str, Counts] = Field(default_factory=dict)
+    sees: SeenCounts | None = Field(
+        None, description="real pairs that generators with sees: recipe are fitted on, when those are not `real`"
+    )
+    synthetic: dict[str, SyntheticCounts] = Field(default_factory=dict)
+
+    def counts(self, generator: str) -> Counts:
+        """Return how many synthetic pairs of a generator are declared, in all or for each real pair."""
+        declared = self.synthetic[generator]
+        return declared.per_real if isinstance(declared, PerReal) else declared
 
 
 class Budget(Section):
@@ -207,7 +249,14 @@ class RecipeMatch(Section):
     """One recipe, named by its counts."""
 
     real: int | Literal["all"] = 0
+    sees: int | None = Field(None, ge=1)
     synthetic: dict[str, Count] = Field(default_factory=dict)
+
+    def recipe(self) -> Recipe:
+        """Return the recipe that is meant."""
+        real = None if self.real == "all" else self.real
+        pairs = tuple((name, count) for name, count in self.synthetic.items() if count)
+        return Recipe(real, pairs, sees=None if self.sees == real else self.sees)
 
 
 class Compare(Section):
@@ -215,7 +264,9 @@ class Compare(Section):
 
     vary: Literal["train"] = "train"
     against: RecipeMatch | None = Field(
-        None, description="control arm; by default the same real pairs without synthetic ones"
+        None,
+        description="control arm; by default the same real pairs without synthetic ones, or, where a recipe has none, "
+        "those that its generators see",
     )
     metric: str = Field("iou-imagewise", description="METRIC-imagewise or METRIC-micro")
 
@@ -244,11 +295,16 @@ class Fidelity(Section):
     """How generators are measured, besides by what they do for segmenters."""
 
     metrics: Annotated[tuple[str, ...], AfterValidator(_distinct)] = ("thumbnail-distance", "mask-area", "sim")
-    samples: int | None = Field(None, ge=2, description="first so many of the pool; all when left out")
+    samples: Annotated[int, Field(ge=2)] | Literal["seen"] | None = Field(
+        None,
+        description="first so many of the pool, or as many as its generator was fitted on; all when left out",
+    )
     sets: int = Field(
         1, ge=1, description="sets of so many samples, each measured on its own; their mean and deviation are reported"
     )
-    against: Literal["fit", "select", "report"] = "fit"
+    against: Literal["fit", "select", "report", "seen"] = Field(
+        "fit", description="role whose real images are the reference, or those that each generator was fitted on"
+    )
     references: Annotated[tuple[Literal["select", "report"], ...], AfterValidator(_distinct)] = Field(
         ("report",), description="roles whose real images are measured like synthetic ones: the floor they reach"
     )
@@ -264,10 +320,13 @@ class Fidelity(Section):
             raise ValueError(f"{self.sets} sets need samples, the size of each; add it, such as samples: 1000")
         return self
 
-    @property
-    def pairs(self) -> int:
-        """How many pairs of a pool all sets take; 0 when they take what there is."""
-        return self.sets * (self.samples or 0)
+    def size(self, seen: int) -> int | None:
+        """Return how many pairs of a pool one set has; None when it takes what there is.
+
+        Args:
+            seen: real pairs that the pool's generator was fitted on.
+        """
+        return seen if self.samples == "seen" else self.samples
 
 
 class ReportDeclaration(Section):
@@ -292,8 +351,10 @@ def _seed_list(value: Any) -> Any:
 def _speakable(names: dict[str, Any]) -> dict[str, Any]:
     """Refuse names that labels and ``--only`` could not tell apart from their own syntax."""
     for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name) or name == "real":
-            raise ValueError(f"{name!r} cannot be a name: use letters, digits, '-', '_', '.' and '+', and not 'real'")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name) or name in ("real", "sees"):
+            raise ValueError(
+                f"{name!r} cannot be a name: use letters, digits, '-', '_', '.' and '+', and neither 'real' nor 'sees'"
+            )
     return names
 
 
@@ -323,16 +384,19 @@ class Recipe:
         real: how many real pairs, or None for all of the fit role.
         synthetic: generator names with counts, in declared order, without zeros.
         control: name of the control that makes the ``synthetic`` count, for a control arm.
+        sees: how many real pairs its generators with ``sees: recipe`` are fitted on, where those are not ``real``.
     """
 
     real: int | None
     synthetic: tuple[tuple[str, int], ...] = ()
     control: str = ""
+    sees: int | None = None
 
     @property
     def label(self) -> str:
-        """Readable label, such as ``real=100,dcgan=300``; a control arm's is ``real=100,control:resample=300``."""
+        """Readable label, such as ``real=100,dcgan=300``, ``sees=5,singan=50`` or ``real=100,control:resample=300``."""
         parts = [] if self.real == 0 else [f"real={'all' if self.real is None else self.real}"]
+        parts += [] if self.sees is None else [f"sees={self.sees}"]
         prefix = "control:" if self.control else ""
         parts += [f"{prefix}{name}={count}" for name, count in self.synthetic]
         return ",".join(parts) or "nothing"
@@ -344,16 +408,37 @@ class Recipe:
 
 
 def expand_recipes(study: Study) -> list[Recipe]:
-    """Return every training set a study declares, in order and without repeats, then the control arms."""
+    """Return every training set a study declares, in order and without repeats, then the control arms.
+
+    A number for each real pair of a generator whose real pairs are not known by number is left out: a mistake, which
+    ``harness.study_file.check_study`` reports.
+    """
     recipes: list[Recipe] = []
     for entry in study.train:
         names = list(entry.synthetic)
-        for real in entry.real:
-            for counts in itertools.product(*(entry.synthetic[name] for name in names)):
+        for real, sees in itertools.product(entry.real, entry.sees or (None,)):
+            scope = Recipe(None if real == "all" else real, sees=None if sees == real else sees)
+            choices = [_resolved(study, entry, name, scope) for name in names]
+            for counts in itertools.product(*choices):
                 pairs = tuple((name, count) for name, count in zip(names, counts, strict=True) if count)
-                recipes.append(Recipe(None if real == "all" else real, pairs))
+                fitted = any(_sees_recipe(study, name) for name, _ in pairs)
+                recipes.append(replace(scope, synthetic=pairs, sees=scope.sees if fitted else None))
     recipes = list(dict.fromkeys(recipes))
     return recipes + _control_recipes(study, recipes)
+
+
+def _sees_recipe(study: Study, generator: str) -> bool:
+    return generator in study.generators and study.generators[generator].sees == "recipe"
+
+
+def _resolved(study: Study, entry: TrainingSets, generator: str, scope: Recipe) -> tuple[int, ...]:
+    """Return how many pairs of a generator the recipes of one scope take; none when that cannot be known."""
+    counts = entry.counts(generator)
+    if not isinstance(entry.synthetic[generator], PerReal):
+        return counts
+    declared = study.generators.get(generator)
+    seen = None if declared is None else declared.fitted_on(scope)
+    return () if seen is None else tuple(seen * count for count in counts)
 
 
 def _control_recipes(study: Study, recipes: list[Recipe]) -> list[Recipe]:

@@ -17,7 +17,7 @@ from harness.declaration import Document, Location, apply_setting, choose_profil
 from harness.errors import DeclarationError, HarnessError, nearest
 from harness.home import project_root
 from harness.plugins import Generator, Kind, load_plugin
-from harness.study import ROLES, GeneratorUse, PluginUse, Recipe, Study, expand_recipes
+from harness.study import ROLES, GeneratorUse, PerReal, PluginUse, Study, TrainingSets, expand_recipes
 
 
 def study_folders() -> list[Path]:
@@ -111,14 +111,14 @@ def _in_order(problems: list[str]) -> list[str]:
 
 def _model_at(model: Any, location: Location) -> type[BaseModel] | None:
     """Find the model that a location leads to, looking through options, lists and dicts."""
+    origin, arguments = typing.get_origin(model), typing.get_args(model)
+    if origin in (typing.Union, types.UnionType, Annotated):
+        return next((hit for a in arguments if (hit := _model_at(a, location))), None)
     if not location:
         return model if isinstance(model, type) and issubclass(model, BaseModel) else None
-    origin, arguments = typing.get_origin(model), typing.get_args(model)
     if isinstance(model, type) and issubclass(model, BaseModel):
         found = model.model_fields.get(str(location[0]))
         return _model_at(found.annotation, location[1:]) if found else None
-    if origin in (typing.Union, types.UnionType, Annotated):
-        return next((hit for a in arguments if (hit := _model_at(a, location))), None)
     if origin in (tuple, list):
         return _model_at(arguments[0], location[1:])
     return _model_at(arguments[1], location[1:]) if origin is dict else None
@@ -140,7 +140,7 @@ def _is_tag(document: Document, parent: Location, key: str | int) -> bool:
     """Tell pydantic's own union tags (such as ``literal['all']``) in a location from keys of the document."""
     return (
         isinstance(key, str)
-        and (key.startswith(("literal[", "function-")) or key in ("int", "constrained-int"))
+        and (key.startswith(("literal[", "function-")) or key in ("int", "constrained-int", "plain", "each"))
         and ((*parent, key) not in document.origins)
     )
 
@@ -150,7 +150,7 @@ def _describe(detail: Any, relative: Location, model: Any) -> str:
     shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
     if kind == "extra_forbidden":
         owner = _model_at(model, relative[:-1]) or model
-        allowed = list(owner.model_fields)
+        allowed = [field.alias or name for name, field in owner.model_fields.items()]
         key = str(relative[-1])
         return f"unknown key {key!r}{nearest(key, allowed)}; allowed: {', '.join(allowed)}"
     if kind == "missing":
@@ -275,13 +275,11 @@ def _check_recipes(study: Study, report: Any) -> None:
                 )
     recipes = expand_recipes(study)
     for i, entry in enumerate(study.train):
-        if 0 in entry.real and (not entry.synthetic or any(0 in counts for counts in entry.synthetic.values())):
+        if 0 in entry.real and (not entry.synthetic or any(0 in entry.counts(name) for name in entry.synthetic)):
             report(("train", i), "describes an empty training set; say how many real or synthetic pairs")
-    against = study.compare.against
-    if against is not None:
-        wanted = Recipe(
-            None if against.real == "all" else against.real, tuple((n, c) for n, c in against.synthetic.items() if c)
-        )
+        _check_what_is_seen(study, i, entry, report)
+    if study.compare.against is not None:
+        wanted = study.compare.against.recipe()
         if wanted not in recipes:
             report(
                 ("compare", "against"),
@@ -293,6 +291,24 @@ def _check_recipes(study: Study, report: Any) -> None:
             ("evaluate", "on"),
             f"scores only {', '.join(study.evaluate.on)}; the report role is where results come from",
         )
+
+
+def _check_what_is_seen(study: Study, i: int, entry: TrainingSets, report: Any) -> None:
+    """Check that ``sees`` is read by a generator of its entry, and that each number for a real pair has a number."""
+    known = [name for name in entry.synthetic if name in study.generators]
+    if entry.sees and not any(study.generators[name].sees == "recipe" for name in known):
+        named = f"of {', '.join(known)} none is" if known else "this entry has none"
+        sentence = f"is for generators that are declared with sees: recipe, and {named}; declare one so, or take it out"
+        report(("train", i, "sees"), sentence)
+    for name in known:
+        declared = study.generators[name]
+        counted = declared.sees != "all" and (declared.sees != "recipe" or entry.sees or not {0, "all"} & {*entry.real})
+        if isinstance(entry.synthetic[name], PerReal) and not counted:
+            report(
+                ("train", i, "synthetic", name),
+                f"per-real needs the number of real pairs that {name} sees, but it sees all of the fit role, of "
+                "unknown size here; write sees: N and give the generator sees: recipe, or write the number of pairs",
+            )
 
 
 def _check_report(study: Study, report: Any) -> None:

@@ -48,6 +48,75 @@ class Walk(Generator):
         return Sample((pictures[..., 3] > 127).astype(np.uint8), pictures[..., :3].copy())
 
 
+class OneModelAPair(Walk):
+    """Walks once for each pair, with a checkpoint after each."""
+
+    card = Card(needs="image")
+
+    def fit(self, pairs, context):
+        values = (context.restore_state() or {"values": {}})["values"]
+        for step in range(len(values) + 1, len(pairs) + 1):
+            values[pairs.ids[step - 1]] = self.move(context.seed, step)
+            folder = context.checkpoint_folder(step)
+            for name, value in values.items():
+                (folder / f"{name.rpartition('/')[2]}.txt").write_text(repr(value))
+            yield Checkpoint(step, folder, frozenset(values))
+            if context.should_save():
+                context.save_state({"values": dict(values)})
+
+    def turn(self, seed, ids):
+        return ids[seed % len(ids)]
+
+    def sample(self, checkpoint, seeds, context, masks=None):
+        names = [self.turn(int(seed), context.pairs.ids) for seed in seeds]
+        values = [float((checkpoint.folder / f"{name.rpartition('/')[2]}.txt").read_text()) for name in names]
+        size = context.pairs.size
+        drawn = zip(seeds, values, strict=True)
+        made = [np.random.default_rng((int(s), int(value))).integers(0, 255, (*size, 4)) for s, value in drawn]
+        pictures = np.stack(made).astype(np.uint8)
+        named = self.named(tuple((name,) for name in names), context)
+        return Sample((pictures[..., 3] > 127).astype(np.uint8), pictures[..., :3].copy(), named)
+
+    def named(self, sources, context):
+        return sources
+
+
+class SwapsTurns(OneModelAPair):
+    """Makes an item from the pair before the one whose turn it is."""
+
+    def turn(self, seed, ids):
+        return ids[(seed - 1) % len(ids)]
+
+
+class CountsAllPairs(OneModelAPair):
+    """Takes turns over three pairs whatever it is given."""
+
+    def turn(self, seed, ids):
+        return ids[seed % 3 % len(ids)]
+
+
+class NamesNoSources(OneModelAPair):
+    """Does not say which pair an item was made from."""
+
+    def named(self, sources, context):
+        return None
+
+
+class NamesTwoSources(OneModelAPair):
+    """Names every pair that it was given."""
+
+    def named(self, sources, context):
+        return tuple(context.pairs.ids for _ in sources)
+
+
+class DependsOnTheOthers(OneModelAPair):
+    """Draws another item when it is given fewer pairs."""
+
+    def sample(self, checkpoint, seeds, context, masks=None):
+        made = super().sample(checkpoint, seeds, context)
+        return Sample(made.masks, made.images + np.uint8(len(context.pairs)), made.sources)
+
+
 class ForgetsItsState(Walk):
     """Saves the step but not the value."""
 
@@ -247,6 +316,32 @@ def test_a_generator_that_keeps_the_contract_passes(tmp_path):
 )
 def test_a_broken_generator_is_told_what_is_wrong(tmp_path, plugin, check, said):
     assert said in failures("generators", plugin, tmp_path)[check]
+
+
+def test_a_generator_of_one_model_a_pair_passes(tmp_path):
+    assert failures("generators", OneModelAPair, tmp_path, fresh_process=True) == {}
+    checks = {check.name: check.sentence for check in check_plugin("generators", OneModelAPair, tmp_path / "again")}
+    assert checks["sources"] == "Each pair is made from the real pair at seed % n alone, of 3 and of 2."
+
+
+@pytest.mark.parametrize(
+    ("plugin", "said"),
+    [
+        (
+            SwapsTurns,
+            "With 3 pairs, seed 11 must make one from 'drawn/002' alone (number seed % 3), and its sources are",
+        ),
+        (CountsAllPairs, "With 2 pairs, seed 11 must make one from 'drawn/001' alone"),
+        (NamesNoSources, "so it must name its sources"),
+        (NamesTwoSources, "its sources are drawn/000, drawn/001, drawn/002"),
+        (DependsOnTheOthers, "Given fewer pairs, a seed that names the same pair makes another item of it"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_one_model_a_pair_asks_of_a_generator(tmp_path, plugin, said):
+    failed = failures("generators", plugin, tmp_path)
+    assert set(failed) == {"sources"}
+    assert said in failed["sources"]
 
 
 def test_a_checkpoint_that_only_lives_in_memory_fails_in_a_fresh_process(tmp_path):

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from harness.errors import DeclarationError
 from harness.plan import Plan, build_plan
+from harness.run import specification
+from harness.stage import run_stage
 from harness.stages.running import RealPairs
 from harness.store import Result, Store
 from harness.study_file import load_study
@@ -58,8 +61,6 @@ def test_real_images_of_the_report_role_are_measured_like_synthetic_ones(temp_st
     assert dataset is not None
     real = RealPairs(dataset)
     assert reference.count == len(real.split.ids("report"))
-    import torch
-
     from harness.metrics.fidelity import measure
 
     expected = measure(["mask-area"], real.role("fit"), real.role("report"), device=torch.device("cpu"))
@@ -152,6 +153,110 @@ def test_a_network_of_the_users_is_named_beside_its_distance_and_its_code_is_in_
     other = next(pool for pool in changed.pools if pool.generator == "phantom")
     assert other.key == pool.key
     assert other.fidelity != pool.fidelity
+
+
+METRICS = "thumbnail-distance, mask-area, sim, memorisation"
+
+
+def seen_plan(study: Any, train: str, fidelity: str, *more: str) -> Plan:
+    return build_plan(
+        load_study(
+            "twelve",
+            settings=(
+                "generators={resample: {pairs: {plugin: resample}, sees: recipe}, phantom: {pairs: {plugin: phantom}}}",
+                f"train={train}", f"fidelity={fidelity}", "seeds=1", "controls=[]", "compare.against=null", *more,
+            ),
+        )
+    )  # fmt: skip
+
+
+def measured_all(plan: Plan) -> Store:
+    """Run what the fidelity of a plan needs."""
+    store = Store()
+    for key in plan.needed([pool.fidelity for pool in plan.pools]):
+        stage = plan.stages[key]
+        assert store.find(stage.kind, key) or run_stage(specification(stage, plan, store)), store.failure(key)
+    return store
+
+
+def test_each_pool_is_compared_with_as_many_as_it_was_made_from(temp_study: Any) -> None:
+    train = "[{sees: [3, 5], synthetic: {resample: {per-real: 4}}}]"
+    plan = seen_plan(temp_study, train, f"{{metrics: [{METRICS}], against: seen, samples: seen, sets: 2}}")
+    assert plan.references == []
+    store = measured_all(plan)
+    dataset = store.find("dataset", plan.datasets[0])
+    assert dataset is not None
+    from harness.data.pairs import PairSet
+    from harness.metrics.fidelity import measure
+
+    pools = [pool for pool in plan.pools if pool.generator == "resample"]
+    assert [(pool.real, pool.count) for pool in pools] == [(3, 12), (5, 20)]
+    for pool in pools:
+        made = store.find("sample", pool.key)
+        assert made is not None
+        pairs, real = PairSet.load(made.folder / "pairs"), RealPairs(dataset).first(pool.real, 0)
+        found = result(store, pool.fidelity).values["measured"]
+        size = len(real)
+        for name in ("thumbnail-distance", "mask-area", "sim"):
+            each = [
+                measure([name], real, pairs.take(range(start, start + size)), device=torch.device("cpu"))[name][name]
+                for start in (0, size)
+            ]
+            assert [found[name][f"{name}-set-{number}"] for number in (1, 2)] == pytest.approx(each)
+            assert (found[name]["n_real"], found[name]["n_synthetic"]) == (size, size)
+        areas = np.load(result(store, pool.fidelity).folder / "areas.npz")
+        assert sorted(areas["real"]) == pytest.approx(sorted(real.masks.mean(axis=(1, 2))))
+        assert len(areas["synthetic"]) == 2 * size
+
+
+def test_a_pool_grows_to_what_its_sets_take_of_what_it_has_seen(temp_study: Any) -> None:
+    train = "[{sees: [3, 5], synthetic: {resample: 4}}]"
+    plan = seen_plan(temp_study, train, "{metrics: [sim], samples: seen, sets: 5}")
+    available = len(plan.splits[0].ids("fit"))
+    assert {(p.generator, p.real): p.count for p in plan.pools} == {
+        ("resample", 3): 15, ("resample", 5): 25, ("phantom", None): 5 * available,
+    }  # fmt: skip
+    # A size that is said as what it is has the key of the same size in figures.
+    plain = seen_plan(temp_study, "[{sees: 3, synthetic: {resample: 15}}]", "{metrics: [sim], samples: 3, sets: 5}")
+    assert plain.pools[0].fidelity == plan.pools[0].fidelity
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 6])
+def test_small_sets_lose_a_number_never_the_stage(temp_study: Any, count: int, monkeypatch: Any) -> None:
+    import harness.weights
+    from harness.metrics.inception import FidInception
+
+    torch.manual_seed(0)
+    network = FidInception().eval()
+    monkeypatch.setattr(harness.weights, "fid_inception", lambda: network)
+    metrics = f"fid, kid, prdc, sifid, {METRICS}"
+    train = f"[{{sees: {count}, synthetic: {{resample: {count}}}}}]"
+    chosen = f"{{metrics: [{metrics}], against: seen, samples: seen}}"
+    plan = seen_plan(temp_study, train, chosen, f'segmenters=[{{plugin: "{temp_study.plugins}:Tiny"}}]')
+    (pool,) = [pool for pool in plan.pools if pool.generator == "resample"]
+    store = Store()
+    for key in plan.needed([pool.fidelity]):
+        stage = plan.stages[key]
+        assert run_stage(specification(stage, plan, store)), store.failure(key)
+    found = result(store, pool.fidelity)
+    values = {name: found.values["measured"][name][name] for name in metrics.split(", ")}
+    lacking = {name for name, value in values.items() if value is None or np.isnan(value)}
+    assert lacking == (set(values) if count < 2 else {"prdc"} if count < 6 else set())
+    if lacking == {"prdc"}:
+        assert any(
+            f"prdc: It needs at least 6 pairs a side, and there are {count} real and {count} synthetic." in note
+            for note in found.notes
+        )
+
+
+def test_a_generator_that_has_seen_nothing_has_nothing_to_be_compared_with(temp_study: Any) -> None:
+    plan = seen_plan(temp_study, "[]", f"{{metrics: [{METRICS}], against: seen, samples: 4}}", "segmenters=[]")
+    store = measured_all(plan)
+    (pool,) = [pool for pool in plan.pools if pool.generator == "phantom"]
+    values = result(store, pool.fidelity).values["measured"]
+    assert all(np.isnan(values[name][name]) for name in values)
+    assert "there are 0 real and 4 synthetic" in values["mask-area"]["notes"]
+    assert not (result(store, pool.fidelity).folder / "areas.npz").exists()
 
 
 @pytest.mark.parametrize(

@@ -137,11 +137,33 @@ def test_folds_have_their_own_stages(temp_study: Any) -> None:
     [
         ("train.1.real=99", "asks for 99 real pairs, but the fit role of twelve has"),
         ("generators.paint.sees=99", "would be fitted on 99"),
+        ("train.1.sees=[2, 99]", r"train\.1\.sees: asks for 99 real pairs, but the fit role of twelve has"),
     ],
 )
 def test_more_than_there_is_is_refused_before_anything_runs(temp_study: Any, setting: str, said: str) -> None:
     with pytest.raises(DeclarationError, match=said):
-        plan_of(setting)
+        plan_of("generators.paint.sees=recipe", setting)
+
+
+@pytest.mark.parametrize(("key", "train"), [("sees", "{sees: [4, 1]"), ("real", "{real: [0, 4, 1, all]")])
+def test_fewer_than_a_generator_can_be_fitted_on_are_refused_too(temp_study: Any, key: str, train: str) -> None:
+    generators = "generators={gan: {pairs: {plugin: dcgan}, sees: recipe}}"
+    said = rf"train\.0\.{key}: dcgan of generator gan needs at least 2 real pairs and would be fitted on 1"
+    with pytest.raises(DeclarationError, match=said):
+        plan_of(generators, f"train=[{train}, synthetic: {{gan: 4}}}}]", "compare.against=null")
+
+
+def test_a_pool_has_as_many_pairs_as_its_own_recipes_take(temp_study: Any) -> None:
+    recipes = "train=[{sees: [2, 3], synthetic: {paint: {per-real: 5}}}, {real: 4, synthetic: {paint: 7}}]"
+    plan = plan_of("generators.paint.sees=recipe", recipes, "controls=[]", "compare.against=null")
+    assert [(pool.real, pool.count) for pool in plan.pools] == [(2, 10), (3, 15), (4, 7)]
+    assert not any("fitted on" in note for note in plan.notes)
+
+
+def test_a_generator_that_sees_more_than_its_recipe_holds_is_told_of(temp_study: Any) -> None:
+    plan = plan_of("generators.paint.sees=recipe", "train.1.sees=[4, 5]", "controls=[]")
+    (note,) = [note for note in plan.notes if "was fitted on" in note]
+    assert "paint was fitted on 5 real pairs, more than these training sets hold: real=4,sees=5,paint=4; real" in note
 
 
 def test_seeds_of_items_nest() -> None:

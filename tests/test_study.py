@@ -63,7 +63,34 @@ def test_every_mistake_is_reported_at_once_with_its_place(tmp_path: Path) -> Non
         (("train:", "protocol: dirty\ntrain:"), "'dirty' is not allowed; allowed: clean, published"),
         (("train:", "fidelity: {metrics: [fidd]}\ntrain:"), "no fidelity metric 'fidd'; did you mean 'fid'?"),
         (("cp: {pairs", "real: {pairs"), "'real' cannot be a name"),
+        (("cp: {pairs", "sees: {pairs"), "'sees' cannot be a name"),
         (("cp: {pairs", "a=b: {pairs"), "'a=b' cannot be a name"),
+        (("{real: 10}", "{real: 10, sees: 5}"), ":9:16: train.0.sees: is for generators that are declared with sees:"),
+        (
+            ("{cp: 20}}", "{cp: 20}, sees: 5}"),
+            "train.1.sees: is for generators that are declared with sees: recipe, and",
+        ),
+        (("{cp: 20}}", "{cp: 20}, sees: 0}"), "train.1.sees.0: input should be greater than or equal to 1, got 0"),
+        (
+            ("cp: 20", "cp: {per-real: 2}"),
+            ":10:28: train.1.synthetic.cp: per-real needs the number of real pairs that cp",
+        ),
+        (
+            ("cp: 20", "cp: {per-real: -2}"),
+            "train.1.synthetic.cp.per-real.0: input should be greater than or equal to 0",
+        ),
+        (("cp: 20", "cp: {per-real: 2, most: 3}"), "train.1.synthetic.cp.most: unknown key 'most'; allowed: per-real"),
+        (("cp: 20", "cp: {per-reel: 2}"), ":10:28: train.1.synthetic.cp: say a number, a list, a range"),
+        (("cp: 20", "cp: -2"), "train.1.synthetic.cp.0: input should be greater than or equal to 0, got -2"),
+        (
+            ("train:", "fidelity: {against: sene}\ntrain:"),
+            "fidelity.against: 'sene' is not allowed; did you mean 'seen'?",
+        ),
+        (
+            ("train:", "fidelity: {samples: sene}\ntrain:"),
+            "fidelity.samples: 'sene' is not allowed; did you mean 'seen'?",
+        ),
+        (("train:", "compare: {against: {sees: 5, synthetic: {cp: 20}}}\ntrain:"), "no training set 'sees=5,cp=20'"),
         (("train:", "seeds: [1, 1]\ntrain:"), "1 stands twice"),
         (("train:", "profiles: {smoke: 5}\ntrain:"), "profiles.smoke: must be a mapping"),
         (("plugin: copy-paste", "plugin: copy-paste, 1: 2"), "1 is not a parameter's name"),
@@ -143,6 +170,73 @@ def test_controls_match_the_synthetic_count_of_each_number_of_real_pairs() -> No
     assert largest == ["real=5,control:resample=5", "real=7,control:resample=3"]
     each = study_of(train, controls={"arms": ["resample"], "at": "each"})
     assert [r.synthetic_count for r in expand_recipes(each) if r.control] == [3, 5, 3]
+
+
+def seeing(train: list[dict[str, object]], **rest: object) -> Study:
+    """Return a study whose generator a sees what the recipe says, b all of the fit role, and c the first 7."""
+    generators = {
+        name: {"pairs": {"plugin": "x"}, "sees": sees} for name, sees in (("a", "recipe"), ("b", "all"), ("c", 7))
+    }
+    declared = {"dataset": {"name": "phantom"}, "generators": generators, "train": train, "controls": [], **rest}
+    return Study.model_validate(declared)
+
+
+@pytest.mark.parametrize(
+    ("entry", "labels"),
+    [
+        ({"sees": [5, 10], "synthetic": {"a": 50}}, ["sees=5,a=50", "sees=10,a=50"]),
+        ({"sees": [5, 10], "synthetic": {"a": {"per-real": 10}}}, ["sees=5,a=50", "sees=10,a=100"]),
+        ({"sees": 5, "synthetic": {"a": {"per-real": [1, 2]}}}, ["sees=5,a=5", "sees=5,a=10"]),
+        ({"sees": {"from": 5, "to": 9, "step": 2}, "synthetic": {"a": 1}}, ["sees=5,a=1", "sees=7,a=1", "sees=9,a=1"]),
+        ({"sees": 2, "synthetic": {"a": {"per-real": {"from": 1, "to": 2}}}}, ["sees=2,a=2", "sees=2,a=4"]),
+        # The recipe's own real pairs are what its generators see unless it says otherwise.
+        ({"real": [5, 10], "synthetic": {"a": {"per-real": 2}}}, ["real=5,a=10", "real=10,a=20"]),
+        ({"real": 5, "sees": [5, 10], "synthetic": {"a": {"per-real": 2}}}, ["real=5,a=10", "real=5,sees=10,a=20"]),
+        # Generators that do not ask the recipe see what they are declared to.
+        ({"sees": 5, "synthetic": {"a": 1, "b": 2}}, ["sees=5,a=1,b=2"]),
+        ({"sees": 5, "synthetic": {"a": {"per-real": 2}, "c": {"per-real": 2}}}, ["sees=5,a=10,c=14"]),
+        ({"real": "all", "synthetic": {"c": {"per-real": 2}}}, ["real=all,c=14"]),
+        # Without synthetic pairs there is nothing that sees.
+        ({"real": 5, "sees": 10, "synthetic": {"a": [0, 1], "b": [0, 1]}},
+         ["real=5", "real=5,b=1", "real=5,sees=10,a=1", "real=5,sees=10,a=1,b=1"]),
+    ],
+)  # fmt: skip
+def test_recipes_say_what_their_generators_see(entry: dict[str, object], labels: list[str]) -> None:
+    recipes = expand_recipes(seeing([entry]))
+    assert [recipe.label for recipe in recipes] == labels
+    assert len(set(recipes)) == len(labels)
+
+
+def test_a_generator_is_fitted_on_what_it_is_declared_to_see() -> None:
+    a, b, c = seeing([]).generators.values()
+    assert [a.fitted_on(recipe) for recipe in (Recipe(5), Recipe(0), Recipe(None))] == [5, None, None]
+    assert [a.fitted_on(Recipe(real, sees=3)) for real in (5, 0, None)] == [3, 3, 3]
+    assert [(b.fitted_on(recipe), c.fitted_on(recipe)) for recipe in (Recipe(5), Recipe(0, sees=3))] == [(None, 7)] * 2
+
+
+def test_what_is_seen_tells_recipes_apart_and_brings_no_controls() -> None:
+    train = [{"sees": [2, 3], "synthetic": {"a": 6}}, {"real": 4, "sees": 3, "synthetic": {"a": 6}}]
+    recipes = expand_recipes(seeing(train, controls=["resample"]))
+    assert [recipe.label for recipe in recipes] == [
+        "sees=2,a=6", "sees=3,a=6", "real=4,sees=3,a=6", "real=4,control:resample=6",
+    ]  # fmt: skip
+    assert [recipe.sees for recipe in recipes] == [2, 3, 3, None]
+
+
+def test_the_control_arm_may_be_named_by_what_it_sees() -> None:
+    study = seeing([], compare={"against": {"real": 4, "sees": 3, "synthetic": {"a": 6, "b": 0}}})
+    assert study.compare.against is not None
+    assert study.compare.against.recipe() == Recipe(4, (("a", 6),), sees=3)
+    equal = seeing([], compare={"against": {"real": 4, "sees": 4, "synthetic": {"a": 6}}}).compare.against
+    assert equal is not None
+    assert equal.recipe() == Recipe(4, (("a", 6),))
+
+
+def test_what_is_shown_of_a_study_can_be_read_again() -> None:
+    study = seeing([{"sees": [5, 10], "synthetic": {"a": {"per-real": 10}, "b": 3}}], fidelity={"samples": "seen"})
+    shown = study.model_dump(mode="json", exclude_none=True)
+    assert shown["train"][0]["synthetic"] == {"a": {"per-real": [10]}, "b": [3]}
+    assert Study.model_validate(shown) == study
 
 
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 9))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.conformance.checks import (
     SEEDS,
@@ -21,10 +22,13 @@ from harness.conformance.checks import (
     take,
 )
 from harness.conformance.fresh_process import in_fresh_process, target_of
+from harness.data.pairs import PairSet
 from harness.fitting import LocalFitContext, run_fit
 from harness.plugins import Checkpoint, Generator, Sample, SampleContext
+from harness.stages.running import sampled_pairs
 
 _FEWEST_SAVES = 3
+_MODELS = 3  # pairs that a generator of one model a pair is fitted on: the fewest that tell taking turns from swapping
 _ALL = list(range(len(SEEDS)))
 
 
@@ -64,7 +68,7 @@ class GeneratorSuite:
 
         card = plugin.card
         size = 32 if not card.sizes or 32 in card.sizes else min(card.sizes)
-        count = 1 if card.needs == "image" else max(24, card.minimum)
+        count = max(_MODELS if card.needs == "image" else 24, card.minimum)
         self.folder = folder
         self.fresh_process = fresh_process
         self.card = card
@@ -72,7 +76,7 @@ class GeneratorSuite:
         self.pairs = drawn_pairs(count, size)
         self.masks = drawn_pairs(len(SEEDS), size, seed=1).masks if card.makes == "images" else None
         self.values = example_values(plugin)
-        self.context = SampleContext(torch.device("cpu"), self.pairs, batch_size=4)
+        self.device = torch.device("cpu")
         self.checkpoints: list[Checkpoint] = []
         self.asked = 0
         self.reference = Sample(np.zeros((0, size, size), np.uint8))
@@ -84,7 +88,7 @@ class GeneratorSuite:
             return checks.skip(later, "fit failed")
         if not checks.run("sample", self._check_sample):
             return checks.skip(later[1:], "sample failed")
-        checks.run("sources", lambda: check_sources(self.reference, len(SEEDS), self.pairs.seen()))
+        checks.run("sources", self._check_sources)
         checks.run("deterministic", self._check_deterministic)
         checks.run("batch size", self._check_batch_size)
         checks.run("independent", self._check_independent)
@@ -98,11 +102,26 @@ class GeneratorSuite:
         self, positions: list[int], *, checkpoint: Checkpoint | None = None, batch_size: int = 4, shift: int = 0
     ) -> Sample:
         """Sample the reference seeds at ``positions`` from a new instance."""
-        context = SampleContext(self.context.device, self.pairs, batch_size)
+        chosen = checkpoint or self.checkpoints[-1]
+        return self._sample(SEEDS[positions] + shift, self._given(chosen), chosen, positions, batch_size)
+
+    def _sample(
+        self,
+        seeds: NDArray[np.int64],
+        given: PairSet,
+        checkpoint: Checkpoint,
+        positions: list[int],
+        batch_size: int = 4,
+    ) -> Sample:
+        """Sample seeds, with the reference masks at ``positions``, from a new instance that is given some pairs."""
+        context = SampleContext(self.device, given, batch_size)
         masks = None if self.masks is None else self.masks[positions]
-        generator = self.plugin.create(**self.values)
-        made: Sample = generator.sample(checkpoint or self.checkpoints[-1], SEEDS[positions] + shift, context, masks)
+        made: Sample = self.plugin.create(**self.values).sample(checkpoint, seeds, context, masks)
         return made
+
+    def _given(self, checkpoint: Checkpoint) -> PairSet:
+        """Return the real pairs that the engine gives a generator to sample a checkpoint."""
+        return sampled_pairs(self.plugin.create(**self.values), checkpoint, self.pairs)
 
     def _check_fit(self) -> str:
         context = _WatchedContext(self.folder / "whole")
@@ -119,6 +138,25 @@ class GeneratorSuite:
         if self.masks is not None:
             require(np.array_equal(self.reference.masks, self.masks), "It returned other masks than it was given.")
         return sentence
+
+    def _check_sources(self) -> str:
+        sentence = check_sources(self.reference, len(SEEDS), self.pairs.seen())
+        if self.card.needs != "image":
+            return sentence
+        last = self.checkpoints[-1]
+        whole = self._given(last)
+        _check_turns(self.reference, SEEDS, whole)
+        # A smaller pool is made from the first pairs alone, by the same fit.
+        fewer = whole.first(max(1, len(whole) - 1))
+        made = self._sample(SEEDS, fewer, last, _ALL)
+        _check_turns(made, SEEDS, fewer)
+        alike = [i for i in _ALL if SEEDS[i] % len(whole) == SEEDS[i] % len(fewer)]
+        require(
+            same(take(made, alike), take(self.reference, alike)),
+            "Given fewer pairs, a seed that names the same pair makes another item of it; draw from the seed and use "
+            "the pair's own model only.",
+        )
+        return f"Each pair is made from the real pair at seed % n alone, of {len(whole)} and of {len(fewer)}."
 
     def _check_deterministic(self) -> str:
         for seed in (1, 2):
@@ -199,9 +237,10 @@ class GeneratorSuite:
         return f"Killed after save {save_at} of {self.asked} and resumed, it ends bit-equal."
 
     def _check_fresh_process(self) -> str:
-        self.pairs.save(self.folder / "pairs")
-        count = 3 if self.masks is None else min(3, len(self.pairs))
         checkpoint = self.checkpoints[-1]
+        given = self._given(checkpoint)
+        given.save(self.folder / "pairs")
+        count = 3 if self.masks is None else min(3, len(given))
         request = {
             "kind": "generators",
             "target": target_of(self.plugin),
@@ -214,7 +253,20 @@ class GeneratorSuite:
         made = in_fresh_process(request, self.folder)
         expected = take(self.reference, list(range(count)))
         if self.masks is not None:
+            context = SampleContext(self.device, given, batch_size=4)
             generator = self.plugin.create(**self.values)
-            expected = generator.sample(checkpoint, SEEDS[:count], self.context, self.pairs.masks[:count])
+            expected = generator.sample(checkpoint, SEEDS[:count], context, given.masks[:count])
         require(same(made, expected), "A fresh process makes other pairs from the checkpoint's folder than this one.")
         return "A fresh process makes the same pairs from the checkpoint's folder."
+
+
+def _check_turns(sample: Sample, seeds: NDArray[np.int64], given: PairSet) -> None:
+    """Check that each pair of a generator of one model a pair was made from the real pair that its seed names."""
+    require(sample.sources is not None, "It has one model a pair (needs='image'), so it must name its sources.")
+    for seed, names in zip(seeds.tolist(), sample.sources or (), strict=True):
+        wanted = given.ids[seed % len(given)]
+        require(
+            tuple(names) == (wanted,),
+            f"With {len(given)} pairs, seed {seed} must make one from {wanted!r} alone (number seed % {len(given)}), "
+            f"and its sources are {', '.join(names) or 'none'}.",
+        )

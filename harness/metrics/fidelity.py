@@ -60,6 +60,7 @@ class FidelityMetric:
         definition: one sentence.
         compute: returns the value under the metric's name, and what belongs beside it.
         needs_segmenter: whether it asks a segmenter that was trained on real pairs, which a selection does not have.
+        fewest: pairs a side without which it has no value.
     """
 
     name: str
@@ -70,6 +71,7 @@ class FidelityMetric:
     definition: str
     compute: Callable[[Sets], Values]
     needs_segmenter: bool = False
+    fewest: int = 2
 
 
 def _inception_features(sets: Sets) -> tuple[NDArray[np.float32], NDArray[np.float32], Values]:
@@ -251,7 +253,14 @@ _METRICS = (
     ),
     FidelityMetric("kid", "KID", "images", True, _INCEPTION, "Kernel Inception Distance, unbiased.", _kid),
     FidelityMetric(
-        "prdc", "Coverage", "images", False, _INCEPTION, "Precision, recall, density, coverage of 5 neighbours.", _prdc
+        "prdc",
+        "Coverage",
+        "images",
+        False,
+        _INCEPTION,
+        "Precision, recall, density, coverage of 5 neighbours.",
+        _prdc,
+        fewest=6,
     ),
     FidelityMetric(
         "frechet-distance",
@@ -326,6 +335,22 @@ def of_masks(pairs: PairSet) -> PairSet:
 
     pictures = np.repeat(pairs.masks[..., None] * np.uint8(255), 3, axis=-1)
     return Pairs(pictures, pairs.masks, pairs.ids, pairs.groups, pairs.lineage)
+
+
+def too_few(name: str, real: PairSet, synthetic: PairSet) -> Values | None:
+    """Return a metric without a value, and a note why, where there are too few pairs for it; None where there are not.
+
+    Args:
+        name: of a metric in :data:`FIDELITY`.
+        real: the reference.
+        synthetic: what is to be measured.
+    """
+    fewest = FIDELITY[name].fewest
+    if min(len(real), len(synthetic)) >= fewest:
+        return None
+    note = f"It needs at least {fewest} pairs a side, and there are {len(real)} real and {len(synthetic)} synthetic."
+    counts: Values = {"n_real": len(real), "n_synthetic": len(synthetic)}
+    return {name: float("nan"), **counts, "network": "", "mode": "", "notes": note}
 
 
 def constant_picture(pairs: PairSet) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness.data.pairs import PairSet
 from harness.errors import HarnessError
-from harness.stages.running import RunningStage
+from harness.stages.running import RunningStage, load_pool
 
 if TYPE_CHECKING:
     from harness.metrics.fidelity import Values
@@ -23,15 +24,13 @@ def run(stage: RunningStage) -> dict[str, Any]:
     set is one, and figures show all of them.
     """
     role = stage.parameters.get("real")
-    pool = stage.dataset.role(role) if role else PairSet.load(stage.result("pool").folder / "pairs")
+    pool = stage.dataset.role(role) if role else _pool(stage)
     count = stage.parameters.get("sets", 1)
     if stage.parameters["samples"] is not None:
         pool = pool.first(min(len(pool), count * stage.parameters["samples"]))
     size = len(pool) // count
     sets = [pool.take(range(i * size, (i + 1) * size)) for i in range(count)]
-    reference = stage.dataset.role(stage.parameters["against"])
-    if len(reference) < 2:
-        raise HarnessError(f"The {stage.parameters['against']} role has fewer than 2 images to measure against.")
+    reference = _reference(stage)
     names = list(stage.parameters["metrics"])
     measured: dict[str, Values] = {}
     for done, name in enumerate(names):
@@ -40,7 +39,7 @@ def run(stage: RunningStage) -> dict[str, Any]:
     (stage.folder / "fidelity.json").write_text(json.dumps(measured, indent=1))
     if "memorisation" in names:
         _keep_closest(stage, _fitted(stage, role), pool)
-    if {"mask-area", "sim"} & set(names):
+    if {"mask-area", "sim"} & set(names) and len(reference):
         _keep_masks(stage, reference, pool)
     for name in names:
         stage.context.log(0, **{name: float(measured[name][name])})
@@ -48,6 +47,27 @@ def run(stage: RunningStage) -> dict[str, Any]:
         if measured[name].get("notes") and (math.isnan(float(measured[name][name])) or measured[name].get("copies")):
             stage.context.note(f"{stage.spec['label'].removeprefix('measure ')}, {name}: {measured[name]['notes']}")
     return {"measured": measured}
+
+
+def _pool(stage: RunningStage) -> PairSet:
+    """Return the pool, each pair with what it was made from as its lineage: the choice of a checkpoint made none."""
+    pairs, sources = load_pool(stage.result("pool").folder)
+    return replace(pairs, lineage=sources)
+
+
+def _reference(stage: RunningStage) -> PairSet:
+    """Return the real pairs to measure against: of a role, or those that the pool's generator was fitted on.
+
+    Raises:
+        HarnessError: the role has too few.
+    """
+    against = stage.parameters["against"]
+    if against == "seen":
+        return _fitted(stage, None)
+    reference = stage.dataset.role(against)
+    if len(reference) < 2:
+        raise HarnessError(f"The {against} role has fewer than 2 images to measure against.")
+    return reference
 
 
 def _over_sets(
@@ -65,8 +85,11 @@ def _over_sets(
 
 def _measured(stage: RunningStage, name: str, reference: PairSet, pairs: PairSet, role: str | None) -> Values:
     """Measure one set by one metric."""
-    from harness.metrics.fidelity import measure
+    from harness.metrics.fidelity import measure, too_few
 
+    # Memorisation has a reference of its own, and says itself when that is too small.
+    if lacking := too_few(name, pairs if name == "memorisation" else reference, pairs):
+        return lacking
     if name == "memorisation":
         return _memorisation(stage, pairs, role)
     if name == "agreement":

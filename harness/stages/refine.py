@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from harness.data.pairs import PairSet
-from harness.stages.running import RunningStage, item_seeds
+from harness.stages.running import RunningStage, item_seeds, load_pool, save_sources
 from harness.stages.sample import check_sample
 
 _CHUNK = 256
@@ -17,10 +18,10 @@ _CHUNK = 256
 def run(stage: RunningStage) -> dict[str, Any]:
     """Refine the pool; the real pairs that the refiner used join the lineage of what it made."""
     refiner = stage.plugin("refiners")
-    pool = PairSet.load(stage.result("pool").folder / "pairs")
+    pool, made_from = load_pool(stage.result("pool").folder)
     real = stage.dataset.first(stage.parameters["real"], stage.parameters["order-seed"])
     seeds = item_seeds(stage.seed + 1, len(pool))
-    sources = [_source(pool.lineage[i], real, int(seeds[i])) for i in range(len(pool))]
+    sources = [_source(made_from[i], real, int(seeds[i])) for i in range(len(pool))]
     context = stage.sample_context(real)
     images, masks = [], []
     used: list[frozenset[str]] = []
@@ -34,21 +35,30 @@ def run(stage: RunningStage) -> dict[str, Any]:
         # A refiner that does not name its sources may have used every real pair that it was shown.
         used += [real.seen()] * (stop - start) if made.sources is None else [frozenset(names) for names in made.sources]
         stage.context.progress(stop, len(pool), "images")
-    joined = {pair: pair[0] | pair[1] for pair in set(zip(pool.lineage, used, strict=True))}
-    lineage = tuple(joined[pair] for pair in zip(pool.lineage, used, strict=True))
+    lineage = _joined(pool.lineage, used)
     refined = PairSet(np.concatenate(images), np.concatenate(masks), pool.ids, pool.groups, lineage)
     refined.save(stage.folder / "pairs")
+    if made_from != pool.lineage:
+        save_sources(stage.folder, _joined(made_from, used))
     stage.context.log_images("refined", 0, refined.images[:25])
+    for note in refiner.notes():
+        stage.context.note(note)
     provenance = json.loads((stage.result("pool").folder / "provenance.json").read_text())
     provenance["refined"] = sorted(frozenset().union(*set(used)))
     (stage.folder / "provenance.json").write_text(json.dumps(provenance))
     return {"count": len(refined)}
 
 
-def _source(lineage: frozenset[str], real: PairSet, seed: int) -> int:
+def _joined(sets: Sequence[frozenset[str]], others: Sequence[frozenset[str]]) -> tuple[frozenset[str], ...]:
+    """Return the union of each set with its other; equal ones are one object."""
+    joined = {pair: pair[0] | pair[1] for pair in set(zip(sets, others, strict=True))}
+    return tuple(joined[pair] for pair in zip(sets, others, strict=True))
+
+
+def _source(made_from: frozenset[str], real: PairSet, seed: int) -> int:
     """Return the position of the real pair that a synthetic one was made from; one of them when there are many."""
     position = _positions(real)
-    candidates = sorted(position[name] for name in lineage if name in position)
+    candidates = sorted(position[name] for name in made_from if name in position)
     return candidates[seed % len(candidates)] if candidates else seed % len(real)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError
 from harness.fitting import LocalFitContext
-from harness.plugins import Kind, SampleContext, load_plugin
+from harness.plugins import Checkpoint, Generator, Kind, SampleContext, load_plugin
 from harness.store import Result, Store
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from harness.data.datasets import Dataset
     from harness.data.pairs import PairSet
     from harness.data.splits import Role, Split
+
+_SOURCES = "sources.json"
 
 
 @dataclass(frozen=True)
@@ -148,16 +151,79 @@ class RealPairs:
         return shared
 
 
-def item_seeds(seed: int, count: int) -> NDArray[np.int64]:
+def item_seeds(seed: int, count: int, in_turn: int = 1) -> NDArray[np.int64]:
     """Return seeds of ``count`` items; the first n are the same however many are asked for.
 
     Args:
         seed: of the pool.
         count: how many.
+        in_turn: real pairs that the items are made from in turn, by a generator of one model a pair: item *i* gets a
+            seed of which the remainder, divided by this, is ``i % in_turn``, and all else is random.
 
     Returns:
-        int64 (count,), in [0, 2**62).
+        int64 (count,), in [0, 2**62 + in_turn).
     """
     import numpy as np
 
-    return np.random.default_rng([seed, 0x5EED]).integers(0, 2**62, size=count, dtype=np.int64)
+    drawn = np.random.default_rng([seed, 0x5EED]).integers(0, 2**62, size=count, dtype=np.int64)
+    return drawn - drawn % in_turn + np.arange(count) % in_turn
+
+
+def pool_seeds(generator: Generator, real: PairSet, seed: int, count: int) -> NDArray[np.int64]:
+    """Return the seeds of the items of a pool (:func:`item_seeds`).
+
+    A generator that has one model a pair (``needs: image``) makes an item from the pair at ``seed % n`` of the ``n``
+    that it is given. Its seeds are dealt: the first k * n items of a pool are k from each pair.
+
+    Args:
+        generator: that makes them.
+        real: the pairs that it is given, as :func:`sampled_pairs` returns them.
+        seed: of the pool.
+        count: how many.
+    """
+    return item_seeds(seed, count, len(real) if generator.card.needs == "image" else 1)
+
+
+def sampled_pairs(generator: Generator, checkpoint: Checkpoint, real: PairSet) -> PairSet:
+    """Return the real pairs that a generator is given to sample: of one model a pair, those that have a model.
+
+    Raises:
+        HarnessError: none has one.
+    """
+    if generator.card.needs != "image" or checkpoint.seen is None or real.seen() <= checkpoint.seen:
+        return real
+    modelled = [name for name in real.ids if name in checkpoint.seen]
+    if not modelled:
+        raise HarnessError(
+            f"Checkpoint {checkpoint.step} of {generator.name} has a model of none of the {len(real)} real pairs that "
+            "are to be sampled from; take a later checkpoint."
+        )
+    return real.select(modelled)
+
+
+def save_sources(folder: Path, sources: Sequence[frozenset[str]]) -> None:
+    """Write what each pair of a pool was made from, where its lineage holds more than that."""
+    distinct = list(dict.fromkeys(sources))
+    position = {one: i for i, one in enumerate(distinct)}
+    document = {"sources": [sorted(one) for one in distinct], "source": [position[one] for one in sources]}
+    (folder / _SOURCES).write_text(json.dumps(document))
+
+
+def load_pool(folder: Path) -> tuple[PairSet, tuple[frozenset[str], ...]]:
+    """Open a pool of pairs, and what each of them was made from.
+
+    That is the lineage of the pair without what only the choice of a checkpoint has seen. Where nothing was chosen,
+    and in results that did not keep it apart, it is the lineage itself.
+
+    Args:
+        folder: of a ``sample`` or ``refine`` result.
+    """
+    from harness.data.pairs import PairSet
+
+    pairs = PairSet.load(folder / "pairs")
+    path = folder / _SOURCES
+    if not path.is_file():
+        return pairs, pairs.lineage
+    document = json.loads(path.read_text())
+    distinct = [frozenset(one) for one in document["sources"]]
+    return pairs, tuple(distinct[i] for i in document["source"])

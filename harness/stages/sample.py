@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from harness.data.pairs import PairSet
 from harness.errors import PluginError
 from harness.fitting import recorded_checkpoints
 from harness.plugins import Checkpoint, Generator, Sample
-from harness.stages.running import RunningStage, item_seeds
+from harness.stages.running import RunningStage, pool_seeds, sampled_pairs, save_sources
 from harness.store import Result
 
 #: Pairs sampled between two reports of progress.
@@ -27,28 +28,35 @@ def run(stage: RunningStage) -> dict[str, Any]:
     selected = stage.results("select")
     step = selected[0].values["step"] if selected else checkpoints[-1].step
     checkpoint = next(c for c in checkpoints if c.step == step)
-    real = fitted_pairs(stage, fit)
+    real = sampled_pairs(generator, checkpoint, fitted_pairs(stage, fit))
     masks = PairSet.load(stage.result("masks").folder / "pairs") if stage.results("masks") else None
     seen_by_selection = frozenset(selected[0].values["seen"]) if selected else frozenset[str]()
-    count = stage.parameters["count"]
-    pool = sample_pairs(stage, generator, checkpoint, count, real, masks, seen_by_selection)
+    pool = sample_pairs(stage, generator, checkpoint, stage.parameters["count"], real, masks)
+    if seen_by_selection:
+        save_sources(stage.folder, pool.lineage)
+        joined = {one: one | seen_by_selection for one in set(pool.lineage)}
+        pool = replace(pool, lineage=tuple(joined[one] for one in pool.lineage))
     pool.save(stage.folder / "pairs")
     stage.context.log_images("samples", step, pool.images[:25])
     stage.context.log_images("masks", step, np.repeat(pool.masks[:25, ..., None] * np.uint8(255), 3, axis=3))
-    fitted = checkpoint.seen if checkpoint.seen is not None else real.seen()
-    provenance = {"fitted": sorted(fitted), "selected": sorted(seen_by_selection)}
+    provenance = {"fitted": sorted(_seen(generator, checkpoint, real)), "selected": sorted(seen_by_selection)}
     if masks is not None:
         provenance["masks"] = sorted(masks.seen())
     (stage.folder / "provenance.json").write_text(json.dumps(provenance))
-    _write_manifest(stage, pool, step, masks)
+    _write_manifest(stage, pool, step, masks, pool_seeds(generator, real, stage.seed, len(pool)))
     empty = int((pool.masks.reshape(len(pool), -1).max(axis=1) == 0).sum())
     return {"count": len(pool), "checkpoint": step, "empty-masks": empty}
 
 
 def fitted_pairs(stage: RunningStage, fit: Result) -> PairSet:
-    """Return the real pairs that a fit was given."""
-    parameters = fit.record["parts"]["parameters"]
-    return stage.dataset.first(parameters["real"], parameters["order-seed"])
+    """Return the real pairs that a fit was given; for a pool that is made from the first of them only, those."""
+    given = fit.record["parts"]["parameters"]
+    return stage.dataset.first(stage.parameters.get("real", given["real"]), given["order-seed"])
+
+
+def _seen(generator: Generator, checkpoint: Checkpoint, real: PairSet) -> frozenset[str]:
+    """Return what a pair owes something to that names no sources; of one model a pair, all that was sampled from."""
+    return real.seen() if checkpoint.seen is None or generator.card.needs == "image" else checkpoint.seen
 
 
 def sample_pairs(
@@ -58,19 +66,25 @@ def sample_pairs(
     count: int,
     real: PairSet,
     masks: PairSet | None,
-    seen_by_selection: frozenset[str] = frozenset(),
 ) -> PairSet:
     """Sample ``count`` pairs and give each its id and lineage.
 
     The lineage of a pair is what its checkpoint has seen (or the fewer ids that the generator names as its sources),
-    what the choice
-    of the checkpoint has seen, and the lineage of the mask that conditioned it.
+    and the lineage of the mask that conditioned it. What the choice of the checkpoint has seen is not among it yet.
+
+    Args:
+        stage: at work; its seed is that of the pool.
+        generator: to sample from.
+        checkpoint: of the generator.
+        count: how many.
+        real: the pairs that it is given (:func:`harness.stages.running.sampled_pairs`).
+        masks: to make images for, in turn.
 
     Raises:
         PluginError: the generator returned something of the wrong shape, type or range, or names sources it was not
             given.
     """
-    seeds = item_seeds(stage.seed, count)
+    seeds = pool_seeds(generator, real, stage.seed, count)
     conditions = None if masks is None else masks.masks[np.arange(count) % len(masks)]
     context = stage.sample_context(real)
     parts: list[Sample] = []
@@ -79,17 +93,15 @@ def sample_pairs(
         given = None if conditions is None else conditions[start:stop]
         part = generator.sample(checkpoint, seeds[start:stop], context, given)
         check_sample(generator.name, part, stop - start, real)
+        check_turn(generator, part, seeds[start:stop], real)
         parts.append(part)
         stage.context.progress(stop, count, "images")
     made = np.concatenate([part.masks for part in parts]) if conditions is None else np.asarray(conditions)
-    whole = checkpoint.seen if checkpoint.seen is not None else real.seen()
+    whole = _seen(generator, checkpoint, real)
     lineage: list[frozenset[str]] = []
     for part in parts:
         sources = part.sources or (None,) * len(part.masks)
         lineage += [whole if names is None else frozenset(names) for names in sources]
-    if seen_by_selection:
-        joined = {one: one | seen_by_selection for one in set(lineage)}
-        lineage = [joined[one] for one in lineage]
     if masks is not None:
         lineage = [one | masks.lineage[i % len(masks)] for i, one in enumerate(lineage)]
     ids = tuple(f"{generator.name}/{i:06d}" for i in range(count))
@@ -128,9 +140,28 @@ def check_sample(name: str, sample: Sample, count: int, real: PairSet) -> None:
             raise PluginError(f"{name} names {strangers[0]!r} as a source, which it was not given.")
 
 
-def _write_manifest(stage: RunningStage, pool: PairSet, step: int, masks: PairSet | None) -> None:
+def check_turn(generator: Generator, sample: Sample, seeds: NDArray[np.int64], real: PairSet) -> None:
+    """Refuse pairs of a generator of one model a pair that were not made from the real pair whose turn it was.
+
+    Raises:
+        PluginError: says which source was expected and what came.
+    """
+    if generator.card.needs != "image":
+        return
+    expected = [(real.ids[seed % len(real)],) for seed in seeds.tolist()]
+    named = [tuple(names) for names in sample.sources] if sample.sources is not None else [()] * len(expected)
+    for seed, wanted, got in zip(seeds.tolist(), expected, named, strict=True):
+        if got != wanted:
+            raise PluginError(
+                f"{generator.name} has one model a pair, so with {len(real)} pairs seed {seed} must make one from "
+                f"number {seed % len(real)} and name {wanted[0]!r} as its only source; got {', '.join(got) or 'none'}."
+            )
+
+
+def _write_manifest(
+    stage: RunningStage, pool: PairSet, step: int, masks: PairSet | None, seeds: NDArray[np.int64]
+) -> None:
     """Write how to make each pair again: its seed, the mask it was made for and the checkpoint."""
-    seeds = item_seeds(stage.seed, len(pool))
     rows = [
         {
             "id": name,

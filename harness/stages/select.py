@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from harness.data.pairs import PairSet
 from harness.errors import HarnessError
 from harness.fitting import LocalFitContext, recorded_checkpoints
-from harness.stages.running import RunningStage
+from harness.stages.running import RunningStage, sampled_pairs
 from harness.stages.sample import fitted_pairs, sample_pairs
 
 if TYPE_CHECKING:
@@ -117,7 +117,8 @@ def _score(stage: RunningStage, checkpoint: Checkpoint, real: PairSet) -> Row:
     reference = _reference(stage)
     makes = generator.card.makes
     metrics = _metrics(stage)
-    samples = sample_pairs(stage, generator, checkpoint, stage.parameters["samples"], real, masks)
+    given = sampled_pairs(generator, checkpoint, real)
+    samples = sample_pairs(stage, generator, checkpoint, stage.parameters["samples"], given, masks)
     measured = measure(
         metrics,
         of_masks(reference) if makes == "masks" else reference,

@@ -32,8 +32,8 @@ class FittedGenerator:
         generator: the plugin, with its parameters.
         target: how the plugin is loaded: a registered name, ``module:Class`` or ``path/to/file.py:Class``.
         checkpoint: the state to sample from.
-        real: the real pairs of the fit. A generator that learns needs none of their pixels to sample: out of a model it
-            gets the ids with black pictures of the right size.
+        real: the real pairs of the fit, or those of them that are sampled from. A generator that learns needs none of
+            their pixels to sample: out of a model it gets the ids with black pictures of the right size.
         selected: real ids that the choice of the checkpoint has seen.
         key: store key of the fit.
         label: of the fit.
@@ -62,7 +62,7 @@ class FittedGenerator:
             HarnessError: masks are missing, or are given to a generator that makes its own.
             PluginError: the generator broke its contract.
         """
-        from harness.stages.sample import check_sample
+        from harness.stages.sample import check_sample, check_turn
 
         name, conditional = self.generator.name, self.generator.card.makes == "images"
         if conditional and masks is None:
@@ -73,7 +73,14 @@ class FittedGenerator:
             raise HarnessError(f"{name} needs masks of shape {(len(seeds), *self.real.size)}, got {masks.shape}.")
         made = self.generator.sample(self.checkpoint, seeds, SampleContext(device, self.real), masks)
         check_sample(name, made, len(seeds), self.real)
+        check_turn(self.generator, made, seeds, self.real)
         return made if masks is None else Sample(masks, made.images, made.sources)
+
+    def pool_seeds(self, seed: int, count: int) -> NDArray[np.int64]:
+        """Return the seeds of the first ``count`` items of the pool that ``seed`` names, int64 (count,)."""
+        from harness.stages.running import pool_seeds
+
+        return pool_seeds(self.generator, self.real, seed, count)
 
     def lineage(self, sample: Sample) -> list[frozenset[str]]:
         """Return, for each item of a sample, the real ids that anything used to make it has seen."""
@@ -132,6 +139,7 @@ class FittedGenerator:
         selection: Result | None = None,
         step: int | None = None,
         *,
+        first: int | None = None,
         pictures: bool = True,
         plugin: tuple[str, dict[str, Any]] | None = None,
     ) -> FittedGenerator:
@@ -142,6 +150,7 @@ class FittedGenerator:
             fit: result of a ``fit`` stage.
             selection: result of its ``select`` stage, to sample from the selected checkpoint.
             step: of the checkpoint; by default the selected one, or the last.
+            first: sample from the first so many real pairs of the fit only, as a smaller pool of one model a pair does.
             pictures: open the real pairs too, which a generator that does not learn needs.
             plugin: how to load it, and its parameters; by default as the fit was run.
 
@@ -149,6 +158,8 @@ class FittedGenerator:
             HarnessError: there is no checkpoint at ``step``, or the dataset of the fit is gone.
             PluginError: the plugin cannot be loaded.
         """
+        from harness.stages.running import sampled_pairs
+
         target, parameters = plugin or _plugin_of(store, fit)
         generator = load_plugin("generators", target).create(**parameters)
         checkpoints = {checkpoint.step: checkpoint for checkpoint in recorded_checkpoints(fit.folder)}
@@ -158,7 +169,8 @@ class FittedGenerator:
             raise HarnessError(f"The fit {fit.key[:12]} has no checkpoint at step {wanted}; it has {steps}.")
         chosen = selection is not None and wanted == selection.values["step"]
         selected = frozenset(selection.values["seen"]) if selection and chosen else frozenset[str]()
-        real = _real_pairs(store, fit, pictures or not generator.card.learns)
+        given = _real_pairs(store, fit, first, pictures or not generator.card.learns)
+        real = sampled_pairs(generator, checkpoints[wanted], given)
         return cls(generator, target, checkpoints[wanted], real, selected, fit.key, fit.record["label"])
 
 
@@ -178,7 +190,7 @@ def _plugin_of(store: Store, fit: Result) -> tuple[str, dict[str, Any]]:
     return attached["target"], attached["plugin-parameters"]
 
 
-def _real_pairs(store: Store, fit: Result, pictures: bool) -> PairSet:
+def _real_pairs(store: Store, fit: Result, first: int | None, pictures: bool) -> PairSet:
     from harness.data.splits import subset_order
     from harness.stages.running import RealPairs
 
@@ -190,11 +202,12 @@ def _real_pairs(store: Store, fit: Result, pictures: bool) -> PairSet:
         )
     dataset = RealPairs(result)
     parameters = fit.record["parts"]["parameters"]
+    count = parameters["real"] if first is None else first
     if pictures:
-        return dataset.first(parameters["real"], parameters["order-seed"])
+        return dataset.first(count, parameters["order-seed"])
     names = dataset.split.ids("fit")
-    if parameters["real"] is not None:
-        names = tuple(subset_order(names, parameters["order-seed"])[: parameters["real"]])
+    if count is not None:
+        names = tuple(subset_order(names, parameters["order-seed"])[:count])
     size = int(dataset.source["size"])
     return _without_pictures(tuple(f"{dataset.name}/{name}" for name in names), size, size)
 

@@ -30,7 +30,6 @@ class GeneratorModel(PythonModel):
         import numpy as np
 
         from harness.stage import choose_device
-        from harness.stages.running import item_seeds
 
         table = pd.DataFrame(model_input)
         if "seed" not in table:
@@ -41,7 +40,7 @@ class GeneratorModel(PythonModel):
         masks: list[Any] = []
         for row in table.to_dict("records"):
             many = row.get("n") is not None and not pd.isna(row["n"])
-            drawn = item_seeds(int(row["seed"]), int(row["n"])).tolist() if many else [int(row["seed"])]
+            drawn = self.fitted.pool_seeds(int(row["seed"]), int(row["n"])).tolist() if many else [int(row["seed"])]
             seeds += drawn
             masks += [row.get("mask")] * len(drawn)
         given = None if "mask" not in table else np.stack([np.asarray(mask, np.uint8) for mask in masks])

@@ -35,7 +35,8 @@ class MetricRow:
 
 def clean_name(name: str) -> str:
     """Return a name in which ``_`` replaces what MLflow does not allow: all but letters, digits and ``_-. :/``."""
-    parts = [re.sub(r"[^\w\-. :]", "_", part).strip() for part in name.split("/")]
+    # MLflow takes what starts with two dots for a way out of its folder.
+    parts = [re.sub(r"^\.\.(?=.)", "__", re.sub(r"[^\w\-. :]", "_", part).strip()) for part in name.split("/")]
     kept = [part for part in parts if part not in ("", ".", "..")]
     return "/".join(kept)[:LONGEST_NAME].rstrip("/ ") or "_"
 

@@ -70,15 +70,16 @@ def _when(result: Result) -> str:
 
 def _from_result(store: Store, found: Result, step: int | None) -> FittedGenerator:
     """Open a fit, or the fit and the selection behind a ``select`` or ``sample`` result."""
-    fit, selection = found, None
+    fit, selection, first = found, None, None
     if found.record["kind"] != "fit":
         inputs = found.record["inputs"]
+        first = found.record["parts"]["parameters"].get("real")
         fit = _needed(store, *inputs["fit"][0])
         if found.record["kind"] == "select":
             selection = found
         elif inputs.get("select"):
             selection = _needed(store, *inputs["select"][0])
-    return FittedGenerator.from_store(store, fit, selection, step)
+    return FittedGenerator.from_store(store, fit, selection, step, first=first)
 
 
 def _needed(store: Store, kind: str, key: str) -> Result:
@@ -168,9 +169,7 @@ def write_samples(
         The manifest: generator, checkpoint, seed, lineages, and for each item its id, seed and lineage (position in
         ``lineages``).
     """
-    from harness.stages.running import item_seeds
-
-    seeds = item_seeds(seed, count)
+    seeds = fitted.pool_seeds(seed, count)
     rows: list[dict[str, Any]] = []
     lineages: dict[frozenset[str], int] = {}
     for start in range(0, count, _CHUNK):
