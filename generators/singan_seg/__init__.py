@@ -41,7 +41,9 @@ class SinGANSegParameters(Parameters):
         "sound", description="group of defaults: 'as-published' follows paper B's code with its defects"
     )
     epochs: int = Field(2000, ge=1, description="of each scale; an epoch is critic_steps and generator_steps")
-    together: int = Field(16, ge=1, description="models that are trained at once; more need more memory")
+    together: int | None = Field(
+        None, ge=1, description="models that are trained at once; 4 on a CPU, whose cache holds no more, else 16"
+    )
     max_size: int | None = Field(
         None, ge=26, description="longest side that is learned, in pixels; the study's size when left out or smaller"
     )
@@ -98,6 +100,7 @@ class SinGANSeg(Generator):
     name = "singan-seg"
     Parameters: ClassVar[type[Parameters]] = SinGANSegParameters
     card = Card(needs="image", cost="minutes of a CPU core an image at 64 px")
+    sampling = frozenset({"start_scale", "mask_threshold"})
     parameters: SinGANSegParameters
 
     @classmethod
@@ -120,14 +123,14 @@ class SinGANSeg(Generator):
             if not is_out_of_memory(error):
                 raise
             raise OutOfMemory(
-                f"Too little memory on {context.device} to train {self.parameters.together} models of singan-seg "
+                f"Too little memory on {context.device} to train {self._together(context)} models of singan-seg "
                 "together; use a smaller together, or a smaller max_size."
             ) from error
 
     def _train(self, pairs: PairSet, context: FitContext) -> Iterator[Checkpoint]:
         from generators.singan_seg.batch import ModelBatch
 
-        together = self.parameters.together
+        together = self._together(context)
         state = context.restore_state() or {"done": 0, "folder": "", "batch": None}
         done, before = int(state["done"]), str(state["folder"])
         while done < len(pairs):
@@ -150,20 +153,25 @@ class SinGANSeg(Generator):
                     context.save_state({"done": done, "folder": before, "batch": batch.state()})
             done = chosen.stop
             folder = context.checkpoint_folder(done)
-            self._write(batch, pairs, done, folder, folder.parent / before if before else None)
+            self._write(batch, pairs, done, together, folder, folder.parent / before if before else None)
             yield Checkpoint(done, folder, frozenset(pairs.ids[:done]))
             before, state = folder.name, {"batch": None}
             context.save_state({"done": done, "folder": before, "batch": None})
+
+    def _together(self, context: FitContext) -> int:
+        return self.parameters.together or (4 if context.device.type == "cpu" else 16)
 
     def _show(self, batch: ModelBatch, step: int, context: FitContext) -> None:
         """Log samples of the first models of a batch at the scale that they have reached, above their masks."""
         import numpy as np
 
-        images, masks = batch.samples(per_model=4, models=8, threshold=self.parameters.mask_threshold)
+        images, masks = batch.samples(per_model=4, models=8)
         context.log_images("samples", step, images)
         context.log_images("masks", step, np.repeat(masks[..., None] * np.uint8(255), 3, axis=3))
 
-    def _write(self, batch: ModelBatch, pairs: PairSet, done: int, folder: Path, before: Path | None) -> None:
+    def _write(
+        self, batch: ModelBatch, pairs: PairSet, done: int, together: int, folder: Path, before: Path | None
+    ) -> None:
         """Write the finished models; those of the checkpoint before are linked, which takes no room."""
         from safetensors.torch import save_file
 
@@ -180,7 +188,7 @@ class SinGANSeg(Generator):
             "size": list(pairs.size),
             "ids": list(pairs.ids[:done]),
             "files": [*files, name],
-            "per_file": self.parameters.together,
+            "per_file": together,
             **batch.describe(),
         }
         (folder / "config.json").write_text(json.dumps(config, indent=1))

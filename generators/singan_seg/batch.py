@@ -134,7 +134,7 @@ class ModelBatch:
         ]
 
     @torch.no_grad()
-    def samples(self, per_model: int, models: int, threshold: float) -> tuple[NDArray[np.uint8], ...]:
+    def samples(self, per_model: int, models: int) -> tuple[NDArray[np.uint8], ...]:
         """Return samples of the first models with the scales finished so far, ``per_model`` of each in a row.
 
         Returns:
@@ -150,7 +150,7 @@ class ModelBatch:
         made = through(self.finished, shown, noise, truncate=self.settings.truncate)
         each = made.view(per_model, len(self.keys), CHANNELS, *made.shape[2:]).transpose(0, 1)[:models]
         pictures = each.reshape(-1, CHANNELS, *made.shape[2:])
-        return to_bytes(pictures, threshold, made.shape[-1], "nearest")
+        return to_bytes(pictures, 0.5, made.shape[-1], "nearest")
 
     def weights(self) -> dict[str, Tensor]:
         """Return everything that sampling needs: folded generators, amplitudes, and the noise of the reconstruction."""

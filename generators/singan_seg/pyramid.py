@@ -84,14 +84,14 @@ def resized(pictures: Tensor, size: Size, scale: float) -> Tensor:
     Returns:
         float (..., h, w) in [-1, 1]: what the kernel overshoots is cut.
     """
-    rows = _matrix(pictures.shape[-2], size[0], scale).to(pictures)
-    columns = _matrix(pictures.shape[-1], size[1], scale).to(pictures)
+    rows = _matrix(pictures.shape[-2], size[0], scale, pictures.dtype, pictures.device)
+    columns = _matrix(pictures.shape[-1], size[1], scale, pictures.dtype, pictures.device)
     return (rows @ pictures @ columns.T).clamp(-1, 1)
 
 
 @cache
-def _matrix(before: int, after: int, scale: float) -> Tensor:
-    return torch.from_numpy(resizing_matrix(before, after, scale))
+def _matrix(before: int, after: int, scale: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.from_numpy(resizing_matrix(before, after, scale)).to(device, dtype)
 
 
 def resizing_matrix(before: int, after: int, scale: float) -> NDArray[np.float64]:

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.report.figures import COLOURS, GREY, MARKERS, canvas, save
-from harness.report.names import metric_name, number
+from harness.report.measurements import largest_fits
+from harness.report.names import listed, metric_name, number
 from harness.report.selection_tables import as_number, chosen_step, metrics_of, selections
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from harness.results import Measured, StudyResults
+
+T = TypeVar("T")
 
 #: Pairs in a figure of closest pairs, and real masks in one of mask diversity.
 PAIRS, MASKS = 6, 4
 #: Bins of polyp area in per cent, as in the papers' histograms.
 BIN, BINS = 5, 20
+#: Characters of a panel's title that fit in one line.
+LONGEST_TITLE = 50
 
 
 def draw_selection(rows: Sequence[Mapping[str, Any]], chosen: int | None, metrics: Sequence[str], stem: Path) -> None:
@@ -107,10 +116,51 @@ def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[f
     return [x for x, _ in points], [y for _, y in points]
 
 
-def mask_areas_figure(measurements: Sequence[Measured], stem: Path) -> bool:
-    """Draw how much of an image is polyp (paper B, Figures 3, 6 and 10): real masks, then a panel a generator.
+def area_shares(areas: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return which share of masks, in per cent, lies in each bin of polyp area, and the edges of the bins in per cent.
 
-    Heights are shares of the masks, so that sets of different sizes compare; folds are pooled.
+    Args:
+        areas: shares of an image that are polyp, (N,), 0 to 1.
+
+    Returns:
+        (``BINS``,) and (``BINS`` + 1,). An area on an edge lies in the bin above it, 100 % in the last one.
+    """
+    import numpy as np
+
+    edges = np.arange(BINS + 1, dtype=np.float64) * BIN
+    # Rounding must not move an area on an edge into the bin below.
+    counts, _ = np.histogram((100 * areas).round(9), edges)
+    return 100 * counts / len(areas), edges
+
+
+def same_areas(first: Sequence[Measured], second: Sequence[Measured]) -> bool:
+    """Say whether two generators made masks of the same areas in every fold: as one does before and after refinement
+    of its images."""
+    import numpy as np
+
+    return len(first) == len(second) and all(
+        one.areas is not None and other.areas is not None and np.array_equal(one.areas, other.areas)
+        for one, other in zip(first, second, strict=True)
+    )
+
+
+def together(found: Mapping[str, T], same: Callable[[T, T], bool]) -> list[tuple[list[str], T]]:
+    """Return what belongs to each name, with the names that have the same in one entry."""
+    entries: list[tuple[list[str], T]] = []
+    for name, item in found.items():
+        alike = next((names for names, other in entries if same(other, item)), None)
+        if alike is None:
+            entries.append(([name], item))
+        else:
+            alike.append(name)
+    return entries
+
+
+def mask_areas_figure(measurements: Sequence[Measured], stem: Path) -> bool:
+    """Draw how much of an image is polyp (paper B, Figures 3 and 6): real masks, then a panel a generator.
+
+    Heights are shares of the masks, so that sets of different sizes compare; folds are pooled. Generators of the same
+    masks, such as one before and after refinement, share a panel.
 
     Returns:
         False, and nothing is drawn, when no areas were measured.
@@ -127,25 +177,24 @@ def mask_areas_figure(measurements: Sequence[Measured], stem: Path) -> bool:
     def joined(folds: list[Measured], name: str) -> Any:
         return np.concatenate([getattr(measured, name) for measured in folds])
 
-    edges = np.arange(BINS + 1) * BIN
-
-    def shares(areas: Any) -> Any:
-        # Rounding must not move an area on an edge into the bin below.
-        counts, _ = np.histogram((100 * areas).round(9), edges)
-        return 100 * counts / len(areas)
-
-    real = joined(next(iter(pooled.values())), "real_areas")
-    with canvas(0.75 * (1 + len(pooled)) + 0.45, nrows=1 + len(pooled), sharex=True, sharey=True) as (figure, axes):
-        axes[0, 0].stairs(shares(real), edges, fill=True, color="#b0b0b0")
-        axes[0, 0].stairs(shares(real), edges, color="black", linewidth=0.8)
+    panels = together(pooled, same_areas)
+    # Against what each generator has seen, the real masks differ; the largest set holds the others.
+    largest = max(panels, key=lambda panel: len(joined(panel[1][:1], "real_areas")))
+    real = joined(largest[1], "real_areas")
+    titles = [f"{listed(names)}, {len(joined(folds, 'areas'))} masks" for names, folds in panels]
+    titles = [textwrap.fill(title, LONGEST_TITLE) for title in titles]
+    height = 0.75 * (1 + len(panels)) + 0.45 + 0.13 * sum(title.count("\n") for title in titles)
+    with canvas(height, nrows=1 + len(panels), sharex=True, sharey=True) as (figure, axes):
+        shares, edges = area_shares(real)
+        axes[0, 0].stairs(shares, edges, fill=True, color="#b0b0b0")
+        axes[0, 0].stairs(shares, edges, color="black", linewidth=0.8)
         axes[0, 0].set_title(f"real, {len(real)} masks", loc="left")
-        generators = [cell for cell, folds in pooled.items() if folds[0].arm != "real"]
-        for axis, (cell, folds) in zip(axes[1:, 0], pooled.items(), strict=True):
-            areas = joined(folds, "areas")
-            colour = COLOURS[generators.index(cell) % len(COLOURS)] if cell in generators else GREY
-            axis.stairs(shares(areas), edges, fill=True, color=colour, alpha=0.75)
-            axis.stairs(shares(joined(folds, "real_areas")), edges, color="black", linewidth=0.8)
-            axis.set_title(f"{cell}, {len(areas)} masks", loc="left")
+        generators = [names for names, folds in panels if folds[0].arm != "real"]
+        for axis, title, (names, folds) in zip(axes[1:, 0], titles, panels, strict=True):
+            colour = COLOURS[generators.index(names) % len(COLOURS)] if names in generators else GREY
+            axis.stairs(area_shares(joined(folds, "areas"))[0], edges, fill=True, color=colour, alpha=0.75)
+            axis.stairs(area_shares(joined(folds, "real_areas"))[0], edges, color="black", linewidth=0.8)
+            axis.set_title(title, loc="left")
         for axis in axes[:, 0]:
             axis.set_xlim(0, BIN * BINS)
             axis.set_xticks(range(0, BIN * BINS + 1, 20))
@@ -155,13 +204,26 @@ def mask_areas_figure(measurements: Sequence[Measured], stem: Path) -> bool:
     return True
 
 
-def with_diversity(results: StudyResults) -> list[Measured]:
-    """Return the first fold of each generator that made several masks from one."""
+def with_diversity(results: StudyResults) -> list[tuple[str, Measured]]:
+    """Return the first fold of each generator that made several masks from one, with what to call it.
+
+    Generators of the same masks, such as one before and after refinement, are called by all of their names.
+    """
     found: dict[str, Measured] = {}
-    for measured in results.measured:
+    for measured in largest_fits(results):
         if measured.diversity is not None:
             found.setdefault(measured.cell, measured)
-    return list(found.values())
+    return [(listed(names), measured) for names, measured in together(found, _same_diversity)]
+
+
+def _same_diversity(first: Measured, second: Measured) -> bool:
+    import numpy as np
+
+    one, other = first.diversity, second.diversity
+    assert one is not None
+    assert other is not None
+    same = (one.counts, one.ids) == (other.counts, other.ids)
+    return same and np.array_equal(one.mean, other.mean) and np.array_equal(one.deviation, other.deviation)
 
 
 def with_closest(results: StudyResults) -> list[Measured]:
@@ -171,7 +233,7 @@ def with_closest(results: StudyResults) -> list[Measured]:
     def order(measured: Measured) -> tuple[bool, float]:
         return not measured.copies, float(measured.closest.distances[0]) if measured.closest else math.inf
 
-    for measured in results.measured:
+    for measured in largest_fits(results):
         if measured.closest is not None:
             found[measured.cell] = min(found.get(measured.cell, measured), measured, key=order)
     return list(found.values())

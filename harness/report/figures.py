@@ -6,7 +6,7 @@ apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ WIDTH = 3.5
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#6b6b6b"
+#: Most characters of a legend entry of which two stand beside each other.
+LONGEST_IN_TWO = 27
 
 _STYLE: Any = {
     "font.size": 8,
@@ -63,19 +65,48 @@ def save(figure: Any, stem: Path) -> None:
     figure.savefig(stem.with_suffix(".png"), dpi=220, metadata={"Software": None})
 
 
+def shown_scores(results: StudyResults, listed: list[Score]) -> list[tuple[Score, Recipe]]:
+    """Return the complete scores of the first evaluated role, each with its recipe."""
+    known = recipes(results)
+    place = listed[0].key[:2] if listed else ()
+    return [(s, known[s.key.recipe]) for s in listed if s.complete and s.key[:2] == place and s.key.recipe in known]
+
+
+def mark_cut(axis: Any) -> None:
+    """Put two strokes across the foot of a vertical axis that does not begin at 0, so that nobody reads it as if it
+    did."""
+    if axis.get_ylim()[0] > 0:
+        strokes: Any = {"marker": [(-1, -0.5), (1, 0.5)], "markersize": 6, "linestyle": "none", "color": "black"}
+        axis.plot([0, 0], [0.05, 0.1], transform=axis.transAxes, clip_on=False, markeredgewidth=0.6, **strokes)
+
+
+def whiskers(axis: Any, x: list[float], points: list[Score], **style: Any) -> Any:
+    """Draw scores with their 95 % intervals; one without an interval has no whiskers."""
+    below = [max(s.mean - s.low, 0.0) if s.low == s.low else 0.0 for s in points]
+    above = [max(s.high - s.mean, 0.0) if s.high == s.high else 0.0 for s in points]
+    means = [s.mean for s in points]
+    return axis.errorbar(x, means, yerr=[below, above], markersize=3.6, elinewidth=0.8, capsize=1.5, **style)
+
+
+def legend_rows(names: Sequence[str]) -> tuple[int, int]:
+    """Return columns and rows of a legend below a figure: two columns when all names fit beside each other."""
+    columns = 2 if max((len(name) for name in names), default=0) <= LONGEST_IN_TWO else 1
+    return columns, -(-len(names) // columns)
+
+
 def ratio_figure(results: StudyResults, listed: list[Score], stem: Path) -> bool:
     """Draw the primary metric against the number of synthetic images, a panel a segmenter, a line a generator.
 
     Whiskers are 95 % intervals; the band is the control arm (real images only); control arms have hollow markers and no
-    line.
+    line (paper B, Figure 9, is drawn so).
 
     Returns:
-        False, and nothing is drawn, when no arm has synthetic images.
+        False, and nothing is drawn, when no arm has synthetic images, or when their number varies with that of the real
+        ones only: that is :func:`harness.report.by_real_figures.score_by_real_figure`'s.
     """
-    known = recipes(results)
-    place = listed[0].key[:2] if listed else ()
-    shown = [s for s in listed if s.complete and s.key[:2] == place and s.key.recipe in known]
-    if not any(known[s.key.recipe].synthetic for s in shown):
+    known = {recipe.label: recipe for _, recipe in shown_scores(results, listed)}
+    shown = [score for score, _ in shown_scores(results, listed)]
+    if not any(recipe.synthetic for recipe in known.values()) or _varies_with_real_only(list(known.values())):
         return False
     segmenters = [name for name in results.segmenters if any(s.key.segmenter == name for s in shown)]
     looks = _looks(results, [known[s.key.recipe] for s in shown])
@@ -87,34 +118,50 @@ def ratio_figure(results: StudyResults, listed: list[Score], stem: Path) -> bool
             _ratio_panel(axis, own, known, looks, set(results.comparison.baselines.values()), handles)
             axis.set_title(segmenter, loc="left")
             axis.set_ylabel(metric_name(results.comparison.metric))
+            mark_cut(axis)
         axes[-1, 0].set_xlabel("Synthetic or control images in the training set")
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
         save(figure, stem)
     return True
 
 
-def _line_name(recipe: Recipe, several_bases: bool) -> str:
+def _varies_with_real_only(listed: list[Recipe]) -> bool:
+    """Say whether no line would have two points, but a generator would have two lines."""
+    lines = [_group(recipe) for recipe in listed if recipe.synthetic]
+    return len(set(lines)) == len(lines) > len({(r.generator, r.arm) for r in listed if r.synthetic})
+
+
+def _base(recipe: Recipe) -> tuple[int, int]:
+    """Return the real images of a recipe and, where it has none, those that its generators were fitted on."""
+    return recipe.real, 0 if recipe.real else recipe.seen
+
+
+def _line_name(recipe: Recipe, bases: list[tuple[int, int]]) -> str:
     """Return the legend entry of an arm: its generator, with the real images when these vary."""
-    base = f", {recipe.real} real" if several_bases else ""
+    real, seen = _base(recipe)
+    base = ""
+    if len(bases) > 1:
+        several = sum(other == 0 for other, _ in bases) > 1
+        base = f", fitted on {seen} real" if several and not real else f", {real} real"
     return f"{recipe.generator or 'real only'}{base}" + (" (control)" if recipe.arm == "control" else "")
 
 
-def _looks(results: StudyResults, listed: list[Recipe]) -> dict[tuple[int, str, str], dict[str, Any]]:
+def _looks(results: StudyResults, listed: list[Recipe]) -> dict[tuple[tuple[int, int], str, str], dict[str, Any]]:
     """Give every line (real images, generator, arm or control) a colour, a marker and a dash."""
-    bases = sorted({r.real for r in listed if r.synthetic})
+    bases = sorted({_base(r) for r in listed if r.synthetic})
     order = list(dict.fromkeys([*results.generators, *(r.generator for r in listed if r.synthetic)]))
     dashes = ("-", "--", ":", "-.")
-    looks: dict[tuple[int, str, str], dict[str, Any]] = {}
+    looks: dict[tuple[tuple[int, int], str, str], dict[str, Any]] = {}
     for recipe in listed:
         if not recipe.synthetic:
             continue
         control = recipe.arm == "control"
         index = order.index(recipe.generator)
-        looks[recipe.real, recipe.generator, "control" if control else ""] = {
-            "label": _line_name(recipe, len(bases) > 1),
+        looks[_group(recipe)] = {
+            "label": _line_name(recipe, bases),
             "color": COLOURS[index % len(COLOURS)] if not control else GREY,
             "marker": MARKERS[index % len(MARKERS)],
-            "linestyle": "none" if control else dashes[bases.index(recipe.real) % len(dashes)],
+            "linestyle": "none" if control else dashes[bases.index(_base(recipe)) % len(dashes)],
             "markerfacecolor": "white" if control else None,
         }
     return looks
@@ -124,7 +171,7 @@ def _ratio_panel(
     axis: Any,
     own: list[Score],
     known: dict[str, Recipe],
-    looks: dict[tuple[int, str, str], dict[str, Any]],
+    looks: dict[tuple[tuple[int, int], str, str], dict[str, Any]],
     baselines: set[str],
     handles: dict[str, Any],
 ) -> None:
@@ -147,20 +194,16 @@ def _ratio_panel(
             continue
         shift = (index - (len(looks) - 1) / 2) * 0.012 * widest
         x = [known[s.key.recipe].synthetic + shift for s in points]
-        y = [s.mean for s in points]
-        below = [max(s.mean - s.low, 0.0) if s.low == s.low else 0.0 for s in points]
-        above = [max(s.high - s.mean, 0.0) if s.high == s.high else 0.0 for s in points]
         style = {k: v for k, v in look.items() if k != "label" and v is not None}
-        drawn = axis.errorbar(x, y, yerr=[below, above], markersize=3.6, elinewidth=0.8, capsize=1.5, **style)
-        handles.setdefault(look["label"], drawn)
+        handles.setdefault(look["label"], whiskers(axis, x, points, **style))
     axis.set_xlim(-0.04 * widest, 1.06 * widest)
     axis.grid(axis="y", color="#e6e6e6", linewidth=0.5)
     axis.set_axisbelow(True)
 
 
-def _group(recipe: Recipe) -> tuple[int, str, str]:
+def _group(recipe: Recipe) -> tuple[tuple[int, int], str, str]:
     """Return which line an arm belongs to."""
-    return recipe.real, recipe.generator, "control" if recipe.arm == "control" else ""
+    return _base(recipe), recipe.generator, "control" if recipe.arm == "control" else ""
 
 
 def comparison_figure(results: StudyResults, effects: list[Effect], stem: Path) -> bool:

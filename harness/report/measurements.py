@@ -13,7 +13,7 @@ from harness.metrics.sample_sets import of_set
 from harness.report.names import digits_of, metric_name, number
 
 if TYPE_CHECKING:
-    from harness.results import StudyResults
+    from harness.results import Measured, StudyResults
 
 #: Directions of quantities that are no metrics of their own.
 _LOWER_IS_BETTER = {
@@ -155,6 +155,38 @@ def fidelity_lines(results: StudyResults) -> list[Line]:
         grouped.setdefault((one.cell, one.role), []).append(one)
     lines = [Line(tuple(numbers)) for numbers in grouped.values()]
     return sorted(lines, key=lambda line: not line.first.real)
+
+
+def _fits(results: StudyResults) -> dict[str, tuple[str, int]]:
+    """Return for each cell that was measured its generator and how many real images that was fitted on."""
+    found = {}
+    for line in fidelity_lines(results):
+        numbers = [n.fitted for n in line.numbers if not math.isnan(n.fitted)]
+        found[line.first.cell] = (line.first.generator, round(max(numbers, default=0)))
+    return found
+
+
+def pools_by_generator(results: StudyResults) -> dict[str, dict[int, Measured]]:
+    """Return what was measured of each generator in its first fold, by how many real images it was fitted on."""
+    fits = _fits(results)
+    found: dict[str, dict[int, Measured]] = {}
+    for measured in results.measured:
+        if measured.arm != "real" and measured.cell in fits:
+            generator, fitted = fits[measured.cell]
+            found.setdefault(generator, {}).setdefault(fitted, measured)
+    return found
+
+
+def largest_fits(results: StudyResults) -> list[Measured]:
+    """Return what was measured of real images, and of each generator after its fit on the most of them, every fold.
+
+    Figures that have a panel, or a page, a generator show these: the others differ in the number of real images only.
+    """
+    fits = _fits(results)
+    most: dict[str, int] = {}
+    for generator, fitted in fits.values():
+        most[generator] = max(fitted, most.get(generator, 0))
+    return [m for m in results.measured if m.cell not in fits or fits[m.cell][1] == most[fits[m.cell][0]]]
 
 
 def columns_of(lines: Sequence[Line], quantities: dict[str, str]) -> list[Column]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 #: Tables and figures that a study may ask for by name.
 TABLES = ("scores", "comparison", "fidelity", "fidelity-masks", "memorisation", "selection", "published")
 FIGURES = (
-    "ratio", "comparison", "samples", "generators", "predictions", "selection", "mask-areas", "mask-diversity",
-    "closest",
+    "ratio", "score-by-real", "comparison", "samples", "generators", "sources", "refinement", "predictions",
+    "selection", "fidelity-by-real", "mask-areas", "mask-areas-by-real", "mask-diversity", "closest",
 )  # fmt: skip
 
 METRICS = {
@@ -58,6 +60,12 @@ def digits_of(metric: str) -> int:
 def metric_with_reduction(metric: str, reduction: str) -> str:
     """Return a metric's printed name with its reduction in brackets."""
     return f"{metric_name(metric)} ({reduction})" if reduction else metric_name(metric)
+
+
+def listed(cells: Sequence[str]) -> str:
+    """Return generators in one line; what all of them were fitted on (``on 12 real``) stands once, at the end."""
+    names, fits = zip(*(cell.partition(" on ")[::2] for cell in cells), strict=True)
+    return f"{', '.join(names)} on {fits[0]}" if len(set(fits)) == 1 and fits[0] else ", ".join(cells)
 
 
 def number(value: float, digits: int = 3) -> str:

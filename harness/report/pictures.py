@@ -13,7 +13,7 @@ from harness.report.figures import canvas, save
 
 if TYPE_CHECKING:
     from harness.data.pairs import PairSet
-    from harness.results import PredictionGrid, StudyResults
+    from harness.results import MadeFrom, PredictionGrid, StudyResults
 
 #: Columns of a sample grid, rows of a prediction grid, and recipes shown beside each other.
 SAMPLES, CASES, RECIPES = 6, 4, 5
@@ -84,13 +84,68 @@ def generators_figure(results: StudyResults, stem: Path) -> bool:
     rows: list[list[NDArray[np.uint8]]] = []
     for pairs in sets.values():
         few = pairs.first(min(SAMPLES, len(pairs)))
-        rows += [list(few.images), list(np.repeat(few.masks[..., None] * np.uint8(255), 3, axis=-1))]
+        rows += [list(few.images), list(_as_pictures(few.masks))]
     labels = [label for name in sets for label in (wrapped(name), "mask")]
     columns = max(len(row) for row in rows)
     with canvas(0.52 * len(rows) + 0.1, nrows=len(rows), ncols=columns) as (figure, axes):
         tiles(figure, axes, rows, labels)
         save(figure, stem)
     return True
+
+
+def sources_figure(shown: Sequence[MadeFrom], stem: Path) -> bool:
+    """Draw a few real pairs and the first pairs that one generator made from each (paper B, Figure 4).
+
+    Two rows a real pair: images above their masks, the real one in the first column.
+
+    Returns:
+        False, and nothing is drawn, when no pair was made from one real pair.
+    """
+    known = [(one.source, one.made) for one in shown if one.source is not None]
+    if not known:
+        return False
+    rows: list[list[NDArray[np.uint8]]] = []
+    for source, made in known:
+        rows.append([*source.images, *made.images])
+        rows.append([*_as_pictures(source.masks), *_as_pictures(made.masks)])
+    columns = max(3, *(len(row) for row in rows))
+    with canvas(0.52 * len(rows) + 0.25, nrows=len(rows), ncols=columns) as (figure, axes):
+        tiles(figure, axes, rows, ["image", "mask"] * len(known))
+        axes[0, 0].set_title("real", fontsize=7)
+        axes[0, 1].set_title("made from it", fontsize=7, loc="left")
+        save(figure, stem)
+    return True
+
+
+def refinement_figure(shown: Sequence[MadeFrom], stem: Path) -> bool:
+    """Draw samples of one generator above the same samples after refinement (paper B, Figure 7).
+
+    Two rows a real image, which stands in the first column where the samples were made from one.
+
+    Returns:
+        False, and nothing is drawn, when nothing refines the generator's pairs.
+    """
+    known = [(one.source, one.before, one.made) for one in shown if one.before is not None]
+    if not known:
+        return False
+    real = any(source is not None for source, _, _ in known)
+    rows: list[list[NDArray[np.uint8] | None]] = []
+    for source, before, made in known:
+        first: list[NDArray[np.uint8] | None] = [source.images[0] if source is not None else None] if real else []
+        rows += [[*first, *before.images], [*[None] * len(first), *made.images]]
+    columns = max(3, *(len(row) for row in rows))
+    with canvas(0.52 * len(rows) + 0.25, nrows=len(rows), ncols=columns) as (figure, axes):
+        tiles(figure, axes, rows, ["before", "after"] * len(known))
+        if real:
+            axes[0, 0].set_title("real", fontsize=7)
+        axes[0, int(real)].set_title("made from it" if real else "samples", fontsize=7, loc="left")
+        save(figure, stem)
+    return True
+
+
+def _as_pictures(masks: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return masks (N, H, W) in {0, 1} as black and white pictures (N, H, W, 3)."""
+    return np.repeat(masks[..., None] * np.uint8(255), 3, axis=-1)
 
 
 def wrapped(name: str) -> str:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import csv
 import itertools
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.metrics.sample_sets import between_sets, of_set
 from harness.report.names import metric_name, number, signed
+from harness.report.published_matching import TOLERANCE, Ours, Pick, matching, simplified
 from harness.report.table import Cell, Table
 from harness.report.wording import differences_from_paper
 from harness.study_file import study_folders
@@ -23,13 +22,9 @@ if TYPE_CHECKING:
 
     from harness.results import StudyResults
 
-METRICS = {
-    "iou": "iou", "f1": "f1", "f-score": "f1", "acc": "accuracy", "accuracy": "accuracy", "prec": "precision",
-    "precision": "precision", "recall": "recall", "dice loss": "dice-loss", "fid": "fid", "sim_percent": "sim",
-}  # fmt: skip
 
-#: Style-transfer column of paper B to how a generator's name ends.
-STYLES = {"none": "", "1:1": "st-1-1", "1:1000": "st"}
+#: Real images of two of three folds in paper B.
+TWO_FOLDS = 667
 
 
 @dataclass(frozen=True)
@@ -50,13 +45,13 @@ class Printed:
     metric: str
     value: float
     digits: int
-    pick: Callable[[pd.DataFrame], pd.DataFrame]
+    pick: Pick
     deviation: float = math.nan
     sets: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
-class Ours:
+class Counterpart:
     """What we have of one printed number.
 
     Attributes:
@@ -74,12 +69,6 @@ class Ours:
     sets: tuple[float, ...] = ()
 
 
-@cache
-def simplified(name: str) -> str:
-    """Return a name without what spelling varies: case, dashes, ``+`` for ``plus``."""
-    return re.sub(r"[^a-z0-9]", "", name.lower().replace("+", "plus"))
-
-
 def find_published(name: str) -> Path | None:
     """Return the CSV of published numbers called ``name``, or None."""
     found = [
@@ -90,141 +79,44 @@ def find_published(name: str) -> Path | None:
     return found[0] if found and "/" not in name else None
 
 
-def _segmentation(rows: pd.DataFrame, reduction: str) -> pd.DataFrame:
-    """Return our segmentation rows of one reduction that are not control arms."""
-    return rows[(rows["kind"] == "segmentation") & (rows["reduction"] == reduction) & (rows["arm"] != "control")]
-
-
-def _same(column: pd.Series, name: str) -> pd.Series:
-    """Return which names start with ``name``, spelling aside (``UNet++`` and ``unetplusplus-resnet34``)."""
-    return column.fillna("").map(lambda own: simplified(str(own)).startswith(simplified(name))).astype(bool)
-
-
-def _pick_ratio(record: dict[str, str], every_real: int) -> Callable[[pd.DataFrame], pd.DataFrame]:
-    """Match paper A's Tables 3 and 4 by counts, segmenter and reduction; its 700 are all its real images."""
-    real, synthetic = int(record["n_real"]), int(record["n_syn"])
-
-    def pick(rows: pd.DataFrame) -> pd.DataFrame:
-        own = _segmentation(rows, record["reduction"])
-        # The paper's synthetic images come from its diffusion pipeline; another generator's are no match.
-        theirs = own["generator"].fillna("").map(lambda name: "diffusion" in simplified(str(name)))
-        own = own[theirs | (own["synthetic"].fillna(0) == 0)]
-        counted = own["real"] == real
-        if real == every_real:
-            counted = counted | own["recipe"].fillna("").str.startswith("real=all")
-        return own[counted & (own["synthetic"].fillna(0) == synthetic) & _same(own["segmenter"], record["model"])]
-
-    return pick
-
-
-def _styled(generator: str, style: str) -> bool:
-    """Say whether a generator is SinGAN with the given style transfer."""
-    name = simplified(generator)
-    ending = {"none": "", "1:1": "st11", "1:1000": "st"}[style]
-    stem = name.removeprefix("singan").removeprefix("seg")
-    return name.startswith("singan") and stem in ({ending, "st11000", "st1000"} if ending == "st" else {ending})
-
-
-def _pick_real_or_fake(record: dict[str, str], fit_images: int) -> Callable[[pd.DataFrame], pd.DataFrame]:
-    """Match paper B's Tables 2 and 3: real only, or synthetic only with so many images."""
-    real_only = (record.get("train_data") or record.get("data", "")).lower() == "real"
-    style = record.get("style_transfer_cw_sw", "1:1000")
-    if "n_images" in record:
-        amount: int | None = int(record["n_images"])
-    else:
-        amount = None if real_only else int(record["n_fake_per_real"]) * fit_images
-
-    def pick(rows: pd.DataFrame) -> pd.DataFrame:
-        own = _segmentation(rows, "micro-imagewise")
-        if real_only:
-            own = own[(own["arm"] == "real")]
-            return own[own["real"] == amount] if amount is not None else own[own["recipe"] == "real=all"]
-        own = own[(own["arm"] == "synthetic") & own["generator"].fillna("").map(lambda g: _styled(str(g), style))]
-        near = (own["synthetic"] - (amount or 0)).abs() <= 0.02 * max(amount or 1, 1)
-        return own[near]
-
-    return pick
-
-
-def _pick_fidelity(
-    generator: str, metric: str, amount: int | None, style: str | None, sets: int
-) -> Callable[[pd.DataFrame], pd.DataFrame]:
-    """Match a generator's fidelity by name and number of images in a set; without a result, by what it will have."""
-
-    def pick(rows: pd.DataFrame) -> pd.DataFrame:
-        own = rows[(rows["kind"] == "fidelity") & (rows["metric"] == metric)]
-        if style is not None:
-            own = own[own["generator"].fillna("").map(lambda g: _styled(str(g), style)).astype(bool)]
-        else:
-            own = own[_same(own["generator"], generator)]
-        measured = own["images"].astype(float).fillna(0)
-        size = measured.where(measured > 0, own["synthetic"].astype(float) / sets)
-        return own[size == amount] if amount is not None else own
-
-    return pick
-
-
-def _pick_step(step: int, metric: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
-    """Match a checkpoint by its step."""
-
-    def pick(rows: pd.DataFrame) -> pd.DataFrame:
-        own = rows[(rows["kind"] == "selection") & (rows["metric"] == metric)]
-        return own[own["step"].astype(float) == step] if len(own) else own
-
-    return pick
-
-
-def _read_record(record: dict[str, str], every_real: int, fit_images: int, sets: int) -> Printed | None:
+def _read_record(record: dict[str, str], ours: Ours, every_real: int) -> Printed | None:
     """Turn a line of a published CSV into a number with the rule that finds ours; None for spread and single sets.
 
     Args:
         record: the line.
+        ours: what decides which of our rows match.
         every_real: the most real images of any line.
-        fit_images: ours.
-        sets: how many sample sets of a generator ours measures.
     """
-    text = record["value"]
-    digits = len(text.partition(".")[2]) if "E" not in text else 4
-    metric = METRICS.get(record.get("metric", "").lower(), "")
-    hidden = {"metric", "value", "reduction", "params_millions", "stat"}
-    labels = tuple((k, v) for k, v in record.items() if k not in hidden)
     if record.get("stat", "mean") != "mean":
         return None
-    if "n_syn" in record:
-        pick = _pick_ratio(record, every_real)
-    elif "train_data" in record or "n_real_base" in record:
-        pick = _pick_real_or_fake(record, fit_images)
-    elif "iteration" in record or "epoch" in record:
-        pick = _pick_step(int(record.get("iteration") or record["epoch"]), metric)
-    elif "gan" in record:
-        metric, style = "fid", {"SinGAN-Seg": "none", "SinGAN-Seg-ST": "1:1000"}.get(record["gan"])
-        pick = _pick_fidelity(record["gan"], metric, int(record["n_synthetic"]), style, sets)
-    else:
-        metric, weight = "sifid", record.get("style_weight", "")
-        style = {"": "none", "1": "1:1", "1000": "1:1000"}.get(weight)
-        pick = _pick_fidelity(record["dataset"], metric, None, style, sets)
+    text = record["value"]
+    digits = len(text.partition(".")[2]) if "E" not in text else 4
+    hidden = {"metric", "value", "reduction", "params_millions", "stat"}
+    labels = tuple((k, v) for k, v in record.items() if k not in hidden)
+    metric, pick = matching(record, ours, every_real)
     return Printed(labels, metric, float(text), digits, pick)
 
 
-def _ours(rows: pd.DataFrame, printed: Printed) -> Ours:
+def _ours(rows: pd.DataFrame, printed: Printed) -> Counterpart:
     """Return what we have of a printed number; several of our arms are never mixed."""
     own = printed.pick(rows)
     if own.empty:
-        return Ours()
-    own = own[(own["metric"] == printed.metric) | own["value"].isna()]
+        return Counterpart()
+    # A run without a result may be one row that names no metric.
+    own = own[own["metric"].fillna("").isin([printed.metric, ""])]
     if own.empty:
-        return Ours()
+        return Counterpart()
     # When several generators or segmenters fit, the first declared one stands; the others are in the scores table.
     place = own[["dataset", "role", "segmenter", "recipe", "generator"]].fillna("")
     own = own[(place == place.iloc[0]).all(axis=1)]
     if own["value"].isna().any():
-        return Ours(hole=f"incomplete {int(own['value'].notna().sum())}/{len(own)}")
+        return Counterpart(hole=f"incomplete {int(own['value'].notna().sum())}/{len(own)}")
     leak = "; ".join(dict.fromkeys(str(v) for v in own["leak"].dropna() if str(v)))
     value = float(own["value"].mean())
     if printed.metric == "sim" and value <= 1:
         value *= 100
     deviation, sets = _our_sets(rows, own, printed.metric)
-    return Ours(value, "", leak, deviation, sets)
+    return Counterpart(value, "", leak, deviation, sets)
 
 
 def _our_sets(rows: pd.DataFrame, own: pd.DataFrame, metric: str) -> tuple[float, tuple[float, ...]]:
@@ -243,11 +135,10 @@ def _read(path: Path, results: StudyResults) -> list[Printed]:
     with path.open(encoding="utf-8", newline="") as stream:
         records = list(csv.DictReader(stream))
     every_real = max((int(r["n_real"]) for r in records if r.get("n_real")), default=0)
-    fit_images = int((results.facts.get("roles") or {}).get("fit", 0))
-    sets = int(results.facts.get("sample_sets") or 1)
+    ours = Ours.of(results)
     found = []
     for record in records:
-        printed = _read_record(record, every_real, fit_images, sets)
+        printed = _read_record(record, ours, every_real)
         if printed is not None:
             alike = [other for other in records if "stat" in other and _alike(other, record)]
             beside = {other["stat"]: float(other["value"]) for other in alike}
@@ -294,7 +185,7 @@ def _with_deviation(value: float, deviation: float, digits: int) -> str:
     return number(value, digits) + ("" if math.isnan(deviation) else f" ± {number(deviation, digits)}")
 
 
-def _record_of_sets(printed: Printed | None, ours: Ours, sets: int) -> dict[str, object]:
+def _record_of_sets(printed: Printed | None, ours: Counterpart, sets: int) -> dict[str, object]:
     """Return both deviations and, of so many sets, the paper's number beside ours, as plain values."""
     record: dict[str, object] = {
         "paper_deviation": printed.deviation if printed else math.nan,
@@ -314,6 +205,14 @@ def _sets_note(theirs: int, ours: int) -> list[str]:
     return [f"Mean ± standard deviation (n − 1) between sets of samples: {theirs} in the paper, {own}."]
 
 
+def _base_note(results: StudyResults) -> list[str]:
+    """Return how many real images REAL and FAKE-N of paper B's Table 2 are of, where that is not as in the paper."""
+    widest = Ours.of(results).widest
+    if abs(widest - TWO_FOLDS) <= TOLERANCE * TWO_FOLDS:
+        return []
+    return [f"REAL and FAKE-N here: of {widest} real images, where the paper has 666 or 667."]
+
+
 def _side_by_side(results: StudyResults, printed: Sequence[Printed], metrics: list[str], name: str, stem: str) -> Table:
     """Return one table: a row a condition of the paper, for each metric the paper's number, ours and the difference."""
     conditions: dict[tuple[tuple[str, str], ...], dict[str, Printed]] = {}
@@ -326,7 +225,7 @@ def _side_by_side(results: StudyResults, printed: Sequence[Printed], metrics: li
         here = False
         for metric in metrics:
             one = numbers.get(metric)
-            ours = _ours(results.rows, one) if one else Ours()
+            ours = _ours(results.rows, one) if one else Counterpart()
             here = here or ours.value == ours.value or bool(ours.hole)
             leaks += [ours.leak] if ours.leak and ours.leak not in leaks else []
             paper, digits = (one.value, min(one.digits, 4)) if one else (math.nan, 3)
@@ -354,6 +253,7 @@ def _side_by_side(results: StudyResults, printed: Sequence[Printed], metrics: li
         notes=[
             *(f"† leak: something that made this number had seen what it is scored on: {leak}." for leak in leaks),
             *_sets_note(theirs if rows else 0, our_sets),
+            *(_base_note(results) if "n_fake_per_real" in dict(next(iter(conditions), ())) else []),
         ],
         text_columns=len(heads) - 3 * len(metrics),
         records=records,

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import HarnessError
-from harness.report import fidelity_figures, figures, pictures
+from harness.report import by_real_figures, fidelity_figures, figures, pictures
 from harness.report.fidelity_tables import fidelity_tables, mask_table, memorisation_table
+from harness.report.measurements import largest_fits
 from harness.report.names import FIGURES, TABLES
 from harness.report.page import FigureFile, pages
 from harness.report.published import published_tables
@@ -22,8 +23,12 @@ from harness.stats.study import effects, scores
 
 if TYPE_CHECKING:
     from harness.report.table import Table
-    from harness.results import StudyResults
+    from harness.results import MadeFrom, StudyResults
     from harness.stats import Effect, Score
+
+
+#: Draws one figure if the study asks for it: its kind, file name, title and caption, and what draws it.
+_Draw = Callable[[str, str, str, str, Callable[[Path], bool]], None]
 
 
 def render(results: StudyResults, folder: Path) -> Path:
@@ -125,8 +130,18 @@ def _figures(results: StudyResults, primary: list[Score], compared: list[Effect]
         "ratio",
         "ratio",
         "Score against the number of synthetic images",
-        "Whiskers: 95 % intervals over images and training runs; band: real images only; hollow: control arms.",
+        "Whiskers: 95 % intervals over images and training runs; band: real images only; hollow: control arms. An axis "
+        "with two strokes at its foot does not begin at 0.",
         partial(figures.ratio_figure, results, primary),
+    )
+    draw(
+        "score-by-real",
+        "score-by-real",
+        "Score against the number of real images",
+        "A training set without real images stands on those that its generators were fitted on. Whiskers: 95 % "
+        "intervals over images and training runs; hollow: control arms. An axis with two strokes at its foot does not "
+        "begin at 0.",
+        partial(by_real_figures.score_by_real_figure, results, primary),
     )
     draw(
         "comparison",
@@ -150,6 +165,7 @@ def _figures(results: StudyResults, primary: list[Score], compared: list[Effect]
         "The first of each pool, not chosen; below each image its mask.",
         partial(pictures.generators_figure, results),
     )
+    _made_from_figures(results, draw)
     _generator_figures(results, draw)
     for index, grid in enumerate(results.predictions):
         draw(
@@ -162,9 +178,29 @@ def _figures(results: StudyResults, primary: list[Score], compared: list[Effect]
     return drawn
 
 
-def _generator_figures(
-    results: StudyResults, draw: Callable[[str, str, str, str, Callable[[Path], bool]], None]
-) -> None:
+def _made_from_figures(results: StudyResults, draw: _Draw) -> None:
+    """Draw pairs beside the real pairs that they were made from, and before and after refinement."""
+    cells: dict[str, list[MadeFrom]] = {}
+    for one in results.made:
+        cells.setdefault(one.cell, []).append(one)
+    for index, (cell, shown) in enumerate(cells.items()):
+        draw(
+            "sources",
+            f"sources-{index}",
+            f"What {cell} made from one real pair",
+            "Real pairs and the first that were made from each, not chosen; below each image its mask.",
+            partial(pictures.sources_figure, shown),
+        )
+        draw(
+            "refinement",
+            f"refinement-{index}",
+            f"Samples of {cell} before and after refinement",
+            "The first samples, not chosen, above the same samples after refinement; their masks stay.",
+            partial(pictures.refinement_figure, shown),
+        )
+
+
+def _generator_figures(results: StudyResults, draw: _Draw) -> None:
     """Draw what was measured of generators."""
     draw(
         "selection",
@@ -175,18 +211,36 @@ def _generator_figures(
         partial(fidelity_figures.selection_figure, results),
     )
     draw(
+        "fidelity-by-real",
+        "fidelity-by-real",
+        "Distance from real images against their number",
+        "Whiskers: standard deviation between sample sets, where there are several. FID of few images is biased "
+        "upwards, the more the fewer they are, so that its fall need not be an improvement. An axis with two strokes "
+        "at its foot does not begin at 0.",
+        partial(by_real_figures.fidelity_by_real_figure, results),
+    )
+    draw(
         "mask-areas",
         "mask-areas",
         "How much of an image is polyp",
         "Share of masks in each 5 % of polyp area; the black line is that of the real masks.",
-        partial(fidelity_figures.mask_areas_figure, results.measured),
+        partial(fidelity_figures.mask_areas_figure, largest_fits(results)),
     )
-    for index, measured in enumerate(fidelity_figures.with_diversity(results)):
+    draw(
+        "mask-areas-by-real",
+        "mask-areas-by-real",
+        "How much of an image is polyp, by number of real images",
+        "Share of masks in each 5 % of polyp area: above, the real masks that a generator is compared with; below, "
+        "those that it made after a fit on n of them. In each panel the number of masks.",
+        partial(by_real_figures.mask_areas_by_real_figure, results),
+    )
+    for index, (name, measured) in enumerate(fidelity_figures.with_diversity(results)):
         draw(
             "mask-diversity",
             f"mask-diversity-{index}",
-            f"Masks of {measured.cell} made from one real mask",
-            "A real mask, the pixel-wise mean of the synthetic masks made from it, and their standard deviation.",
+            f"Masks of {name} made from one real mask",
+            "A real mask, the pixel-wise mean of the synthetic masks made from it, and their standard deviation. "
+            "Bright is high in both.",
             partial(fidelity_figures.mask_diversity_figure, measured),
         )
     for index, measured in enumerate(fidelity_figures.with_closest(results)):

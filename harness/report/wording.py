@@ -21,13 +21,26 @@ class Recipe:
     real: int
     synthetic: int
     generator: str
+    seen: int = 0
+
+    @property
+    def base(self) -> int:
+        """The real images that it stands on: its own or, without any, those that its generators were fitted on."""
+        return self.real or self.seen
 
 
 def recipes(results: StudyResults) -> dict[str, Recipe]:
     """Return the recipes of the segmentation rows by label."""
     rows = results.rows[results.rows["kind"] == "segmentation"].drop_duplicates("recipe")
     return {
-        str(r.recipe): Recipe(str(r.recipe), _text(r.arm), _count(r.real), _count(r.synthetic), _text(r.generator))
+        str(r.recipe): Recipe(
+            str(r.recipe),
+            _text(r.arm),
+            _count(r.real),
+            _count(r.synthetic),
+            _text(r.generator),
+            _count(r.seen),
+        )
         for r in rows.itertuples()
     }
 

@@ -17,6 +17,8 @@ from harness.results import (
     Failure,
     MaskDiversity,
     Measured,
+    Pipeline,
+    Plugged,
     PredictionGrid,
     StudyResults,
 )
@@ -37,16 +39,33 @@ def image_scores(tp, fp, fn, tn) -> dict[str, np.ndarray]:
 
 def recipe_facts(recipe: str) -> dict[str, Any]:
     parts = dict(part.split("=") for part in recipe.split(","))
-    real = parts.pop("real", "0")
+    real, sees = parts.pop("real", "0"), parts.pop("sees", None)
     generator = "+".join(parts)
     control = generator in ("real-repeated", "resample", "copy-paste")
     arm = "control" if control else "real" if not parts else "mixed" if real != "0" else "synthetic"
     return {
         "arm": arm,
         "real": 700 if real == "all" else int(real),
+        "seen": "" if not parts else int(sees or 700),
         "synthetic": sum(int(v) for v in parts.values()),
         "generator": generator,
     }
+
+
+def transfer(content: float, style: float) -> Plugged:
+    return Plugged("style-transfer", {"content": content, "style": style, "steps": 1000})
+
+
+#: How the generators that simulated studies name make their pairs.
+PIPELINES = {
+    name: Pipeline((Plugged(name),)) for name in ("dcgan", "progan", "fastgan", "singan-seg", "copy-paste")
+} | {
+    "diffusion": Pipeline((Plugged("mask-ddpm"), Plugged("mask-ldm"))),
+    "even": Pipeline((Plugged("singan-seg"),), (transfer(1, 1),)),
+    "strong": Pipeline((Plugged("singan-seg"),), (transfer(1, 1000),)),
+    "stronger": Pipeline((Plugged("singan-seg"),), (transfer(1, 100_000),)),
+    "coloured": Pipeline((Plugged("singan-seg"),), (Plugged("colour-transfer", {"strength": 0.5}),)),
+}
 
 
 def simulate(
@@ -143,6 +162,7 @@ def simulate(
             "size": 64,
             "zero_division": 1.0,
         },
+        "pipelines": PIPELINES,
     }
     return StudyResults(**(arguments | changes))
 
@@ -252,7 +272,15 @@ def generator_rows(
 ) -> list[dict[str, Any]]:
     """The fidelity rows of one generator in one fold: ``GOOD`` with some quantities changed."""
     base = dict.fromkeys(COLUMNS, "") | {"kind": "fidelity", "study": "simulated", "protocol": "clean"}
-    base |= {"cell": name, "generator": name, "arm": "synthetic", "real": 700, "synthetic": images, "fold": 0}
+    base |= {
+        "cell": name,
+        "generator": name,
+        "arm": "synthetic",
+        "real": 700,
+        "seen": 700,
+        "synthetic": images,
+        "fold": 0,
+    }
     base |= {"dataset": "phantom", "role": "fit", "status": "done", "images": images, **columns}
     return [
         base | {"metric": metric, "reduction": network, "value": (changes or {}).get(metric, value)}

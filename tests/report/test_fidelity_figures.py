@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -124,7 +126,41 @@ def test_the_fold_that_tells_most_about_copies_is_shown(study, measured_of):
 
 
 def test_only_generators_with_several_masks_from_one_have_a_figure_of_diversity(measured_study):
-    assert [m.cell for m in with_diversity(measured_study)] == ["dcgan"]
+    assert [(name, m.cell) for name, m in with_diversity(measured_study)] == [("dcgan", "dcgan")]
+
+
+def test_masks_that_refinement_leaves_alone_are_drawn_once(measured_of, study, recorded, tmp_path):
+    """Style transfer changes images only: one panel and one figure for both, with both names."""
+    made, other = measured_of("singan"), measured_of("dcgan")
+    refined = replace(made, cell="singan-st")
+    results = replace(study(RECIPES), measured=[made, refined, other])
+    assert [(name, m.cell) for name, m in with_diversity(results)] == [
+        ("singan, singan-st", "singan"),
+        ("dcgan", "dcgan"),
+    ]
+    assert mask_areas_figure(results.measured, tmp_path / "m")
+    titles = [axis.get_title(loc="left") for axis in recorded.axes()]
+    assert titles == ["real, 700 masks", "singan, singan-st, 300 masks", "dcgan, 300 masks"]
+    assert heights(recorded.axes()[1])[0].sum() == pytest.approx(100)
+
+
+def test_many_names_of_one_panel_fit_its_width(measured_of, recorded, tmp_path):
+    made = measured_of("singan on 12 real")
+    names = ("singan-st-1-1 on 12 real", "singan-st-1-1000 on 12 real")
+    assert mask_areas_figure([made, *(replace(made, cell=name) for name in names)], tmp_path / "m")
+    title = "singan, singan-st-1-1, singan-st-1-1000 on 12\nreal, 300 masks"
+    assert recorded.axes()[1].get_title(loc="left") == title
+    mixed = [made, replace(made, cell="singan-st on 4 real")]
+    assert [name for name, _ in with_diversity(SimpleNamespace(measured=mixed, rows=pd.DataFrame({"kind": []})))] == [
+        "singan on 12 real, singan-st on 4 real"
+    ]
+
+
+def test_the_top_panel_holds_the_most_real_masks(measured_of, recorded, tmp_path):
+    few = measured_of("singan", real_areas=np.full(12, 0.52), areas=np.full(10, 0.1))
+    assert mask_areas_figure([few, measured_of("dcgan")], tmp_path / "m")
+    assert recorded.axes()[0].get_title(loc="left") == "real, 700 masks"
+    assert {i for i, v in enumerate(heights(recorded.axes()[1])[1]) if v} == {10}
 
 
 def test_all_figures_are_in_a_report_and_the_same_twice(measured_study, tmp_path):

@@ -229,7 +229,8 @@ def test_published_generator_tables_match_by_step_or_name(study, name, tmp_path,
         base | {"kind": "selection", "generator": "m", "metric": "fid", "step": 200_000, "value": 90.0},
         base | {"kind": "selection", "generator": "m", "metric": "fid", "step": 135, "value": 90.0},
         base | {"kind": "fidelity", "generator": "singan-seg", "metric": "sifid", "synthetic": 1000, "value": 0.4},
-        base | {"kind": "fidelity", "generator": "dcgan", "metric": "fid", "synthetic": 1000, "value": 250.0},
+        base
+        | {"kind": "fidelity", "generator": "dcgan", "metric": "fid", "real": 700, "synthetic": 1000, "value": 250.0},
     ]
     rows = pd.concat([results.rows, pd.DataFrame(extra, columns=list(COLUMNS))], ignore_index=True)
     folder = words(replace(results, rows=rows, published=[name]), tmp_path / "r")
