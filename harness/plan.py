@@ -100,6 +100,9 @@ def missing_weights(plan: Plan) -> list[str]:
             names = [name for metric in chosen_by for name in FIDELITY[metric].needs_weights]
             for name in (*load_plugin("generators", use.plugin).create(**use.values()).weights(), *names):
                 needed.setdefault(name, place)
+        for i, refine in enumerate(declared.refine):
+            for name in load_plugin("refiners", refine.plugin).create(**refine.values()).weights():
+                needed.setdefault(name, ("generators", generator, "refine", i))
     for i, metric in enumerate(study.fidelity.metrics if study.fidelity else ()):
         for name in FIDELITY[metric].needs_weights:
             needed.setdefault(name, ("fidelity", "metrics", i))

@@ -25,7 +25,7 @@ from harness.home import threads
 from harness.store import Store, write_json
 
 #: Kinds that take up saved state; others start from an empty folder.
-RESUMABLE = ("fit", "select", "train")
+RESUMABLE = ("fit", "select", "refine", "train")
 _LIBRARIES = ("torch", "numpy", "segmentation-models-pytorch", "kornia", "pillow", "timm")
 
 

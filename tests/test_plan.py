@@ -181,6 +181,9 @@ def test_missing_weights_are_said_before_anything_runs(temp_study: Any, monkeypa
     assert "harness weights fetch resnet34-imagenet" in sentences[0]
     assert "encoder_weights: random" in sentences[0]
     assert "fid-inception" in sentences[1]
+    transfer = "generators.paint.refine=[{plugin: style-transfer, network: vgg19-imagenet}]"
+    (sentence,) = missing_weights(build_plan(load_study("twelve", None, (transfer,))))
+    assert ": generators.paint.refine.0: needs the weights vgg19-imagenet" in sentence
     answer = temp_study.run("--set", segmenter)
     assert answer.code == 2
     assert "resnet34-imagenet" in answer.err

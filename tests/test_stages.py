@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.data.pairs import PairSet
 from harness.errors import HarnessError
 from harness.plan import build_plan
 from harness.stages.running import RealPairs
@@ -108,3 +109,48 @@ def test_no_checkpoint_is_better_than_the_chosen(scores: list[float], lower: boo
     rows = [row(step, score) for step, score in enumerate(scores)]
     chosen = scores[choose(rows, ["fid"], [lower])]
     assert chosen == (min(scores) if lower else max(scores))
+
+
+FRAIL = '''
+
+class Frail(Dimmer):
+    """Writes down what it is given, and is killed the third time."""
+
+    name = "frail"
+
+    def refine(self, synthetic, sources, seeds, context):
+        log = Path(__file__).with_name("calls.txt")
+        before = log.read_text().splitlines() if log.exists() else []
+        log.write_text("\\n".join([*before, synthetic.ids[0]]))
+        if len(before) == 2:
+            raise KeyboardInterrupt
+        return super().refine(synthetic, sources, seeds, context)
+'''
+
+
+def test_a_killed_refinement_goes_on_where_it_was(temp_study: Any, monkeypatch: Any) -> None:
+    from harness.executors import make_executor
+    from harness.fitting import LocalFitContext
+    from harness.run import run_plan
+    from harness.stages import refine
+
+    temp_study.plugins.write_text("from pathlib import Path\n" + temp_study.plugins.read_text() + FRAIL)
+    monkeypatch.setattr(refine, "_CHUNK", 2)
+    monkeypatch.setattr(LocalFitContext, "should_save", lambda self: True)
+
+    def pool(refiner: str) -> PairSet:
+        declared = f'{{pairs: {{plugin: resample}}, refine: [{{plugin: "{temp_study.plugins}:{refiner}"}}]}}'
+        chosen = (f"generators.paint={declared}", "train=[{synthetic: {paint: 7}}]", "controls=[]", "seeds=1")
+        plan, store = build_plan(load_study("twelve", settings=(*chosen, "compare.against=null"))), Store()
+        run_plan(plan, store, make_executor("in-process", None))
+        found = store.find("refine", plan.pools[0].key)
+        assert found is not None
+        return PairSet.load(found.folder / "pairs")
+
+    with pytest.raises(KeyboardInterrupt):
+        pool("Frail")
+    refined, whole = pool("Frail"), pool("Dimmer")
+    calls = temp_study.plugins.with_name("calls.txt").read_text().split()
+    assert calls == [f"resample/{first:06d}" for first in (0, 2, 4, 4, 6)]
+    assert (refined.images == whole.images).all()
+    assert refined.lineage == whole.lineage

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.data.pairs import PairSet
 from harness.stages.running import RunningStage, item_seeds, load_pool, save_sources
 from harness.stages.sample import check_sample
 
-_CHUNK = 256
+#: Pairs refined between two reports of progress, after which work can be saved; as many as fill a GPU.
+_CHUNK = 64
 
 
 def run(stage: RunningStage) -> dict[str, Any]:
@@ -23,9 +25,11 @@ def run(stage: RunningStage) -> dict[str, Any]:
     seeds = item_seeds(stage.seed + 1, len(pool))
     sources = [_source(made_from[i], real, int(seeds[i])) for i in range(len(pool))]
     context = stage.sample_context(real)
-    images, masks = [], []
-    used: list[frozenset[str]] = []
-    for start in range(0, len(pool), _CHUNK):
+    state = stage.context.restore_state() or {"images": [], "masks": [], "used": []}
+    images: list[NDArray[np.uint8]] = [np.asarray(part) for part in state["images"]]
+    masks: list[NDArray[np.uint8]] = [np.asarray(part) for part in state["masks"]]
+    used = [frozenset(names) for names in state["used"]]
+    for start in range(len(used), len(pool), _CHUNK):
         stop = min(len(pool), start + _CHUNK)
         part = pool.take(range(start, stop))
         made = refiner.refine(part, real.take(sources[start:stop]), seeds[start:stop], context)
@@ -35,6 +39,8 @@ def run(stage: RunningStage) -> dict[str, Any]:
         # A refiner that does not name its sources may have used every real pair that it was shown.
         used += [real.seen()] * (stop - start) if made.sources is None else [frozenset(names) for names in made.sources]
         stage.context.progress(stop, len(pool), "images")
+        if stage.context.should_save():
+            stage.context.save_state(_state(images, masks, used))
     lineage = _joined(pool.lineage, used)
     refined = PairSet(np.concatenate(images), np.concatenate(masks), pool.ids, pool.groups, lineage)
     refined.save(stage.folder / "pairs")
@@ -47,6 +53,19 @@ def run(stage: RunningStage) -> dict[str, Any]:
     provenance["refined"] = sorted(frozenset().union(*set(used)))
     (stage.folder / "provenance.json").write_text(json.dumps(provenance))
     return {"count": len(refined)}
+
+
+def _state(
+    images: list[NDArray[np.uint8]], masks: list[NDArray[np.uint8]], used: list[frozenset[str]]
+) -> dict[str, Any]:
+    """Return what is refined so far: style transfer takes minutes an image, which a killed stage must not lose."""
+    import torch
+
+    parts = {
+        name: [torch.from_numpy(np.array(part)) for part in arrays]
+        for name, arrays in (("images", images), ("masks", masks))
+    }
+    return {**parts, "used": [sorted(names) for names in used]}
 
 
 def _joined(sets: Sequence[frozenset[str]], others: Sequence[frozenset[str]]) -> tuple[frozenset[str], ...]:
