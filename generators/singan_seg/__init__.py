@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -200,10 +200,10 @@ class SinGANSeg(Generator):
         context: SampleContext,
         masks: NDArray[np.uint8] | None = None,
     ) -> Sample:
-        """Make one pair a seed: item i from the model of the pair at position ``seeds[i] % n`` of those that have one.
+        """Make one pair a seed: item i from the model of the pair at position ``seeds[i] % n`` of ``context.pairs``.
 
         Raises:
-            HarnessError: the checkpoint's files are missing or are not those of this generator, or no pair has a model.
+            HarnessError: the checkpoint's files are missing, or not those of this generator, or lack a pair's model.
         """
         import numpy as np
         from safetensors import SafetensorError
@@ -212,7 +212,9 @@ class SinGANSeg(Generator):
 
         try:
             models = Models(checkpoint.folder, context.device)
-            chosen = self._sources(models.ids, context.pairs.ids, seeds, checkpoint.folder)
+            position = {name: i for i, name in enumerate(models.ids)}
+            pairs = context.pairs.ids
+            chosen = [position[pairs[int(seed) % len(pairs)]] for seed in seeds]
             size = context.pairs.size
             images = np.empty((len(seeds), *size, 3), np.uint8)
             polyps = np.empty((len(seeds), *size), np.uint8)
@@ -227,15 +229,6 @@ class SinGANSeg(Generator):
                 f"{checkpoint.folder} is not a whole checkpoint of {self.name} ({error}); run its fit again."
             ) from error
         return Sample(polyps, images, tuple((models.ids[position],) for position in chosen))
-
-    @staticmethod
-    def _sources(fitted: Sequence[str], wanted: Sequence[str], seeds: NDArray[np.int64], folder: Path) -> list[int]:
-        """Return for each seed the position among ``fitted`` of the pair whose model it is made by."""
-        position = {name: i for i, name in enumerate(fitted)}
-        available = [position[name] for name in wanted if name in position]
-        if not available:
-            raise HarnessError(f"{folder} has no model of any of the {len(wanted)} pairs to sample from.")
-        return [available[int(seed) % len(available)] for seed in seeds]
 
 
 def _link(source: Path, target: Path) -> None:

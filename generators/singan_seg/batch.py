@@ -113,7 +113,7 @@ class ModelBatch:
         if training.scale == 0:
             self.scale_noise = training.noise_of_reconstruction
         self.finished.append(finished)
-        error = training.history[-1][1]["reconstruction_error"] if training.history else torch.zeros(1)
+        error = training.history[-1][1]["reconstruction_error"]
         broken = [name for name, value in zip(self.pairs.ids, error.isfinite().tolist(), strict=True) if not value]
         if broken:
             raise HarnessError(

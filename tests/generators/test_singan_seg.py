@@ -405,7 +405,7 @@ def test_an_item_is_made_by_the_model_of_the_pair_at_its_seed(fitted):
     assert made.sources == tuple((pairs.ids[i % 5],) for i in range(10))
     assert made.images.shape == (10, 32, 32, 3)
     assert (made.images[0] != made.images[5]).any()
-    only_three = sample(checkpoints[0], pairs, range(6))
+    only_three = sample(checkpoints[0], pairs.first(3), range(6))
     assert only_three.sources == tuple((pairs.ids[i % 3],) for i in range(6))
     first_two = sample(checkpoints[-1], pairs.first(2), [0, 1, 7])
     assert first_two.sources == tuple((pairs.ids[i],) for i in (0, 1, 1))
