@@ -168,7 +168,8 @@ class StyleTransfer(Refiner):
 
     def optimisation(self, size: tuple[int, int], device: torch.device) -> StyleOptimisation:
         """Return the optimisation with its network, after a look at the images' size."""
-        from generators.style_transfer_network import StyleOptimisation, computes_in_bfloat16, network_of
+        from generators.style_transfer_network import StyleOptimisation, network_of
+        from harness.precision import computes_in_bfloat16
         from harness.weights import required
 
         settings = self.parameters

@@ -191,13 +191,6 @@ def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     return functional.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
 
 
-def computes_in_bfloat16(device: torch.device) -> bool:
-    """Say whether the device has instructions for bfloat16."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
-
-
 def random_vgg(blocks: int) -> VGG:
     """Return the first blocks of a VGG19 whose weights are drawn (He et al. 2015), always the same."""
     network = VGG(CONVOLUTIONS["vgg19"][:blocks], IMAGENET_MEAN, IMAGENET_STD)

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness.errors import PluginError, nearest
 
@@ -40,6 +40,25 @@ class Parameters(BaseModel):
     """Base of every plugin's parameters: unknown names are errors, values do not change after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PublishedParameters(Parameters):
+    """Parameters of a plugin that can also do as a paper's code does, whose values ``as_published`` holds."""
+
+    #: What the published code does where the sound defaults differ.
+    as_published: ClassVar[dict[str, Any]] = {}
+
+    setting: Literal["sound", "as-published"] = Field(
+        "sound", description="group of defaults: 'as-published' follows the paper's code with its defects"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_setting(cls, values: Any) -> Any:
+        """Fill in the published values under 'as-published'; what a study says itself wins."""
+        if isinstance(values, dict) and values.get("setting") == "as-published":
+            return {**cls.as_published, **values}
+        return values
 
 
 @dataclass(frozen=True)

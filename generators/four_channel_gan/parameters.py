@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from harness.errors import HarnessError
-from harness.plugins import Parameters
+from harness.plugins import PublishedParameters
 
 Augmentation = Literal["colour", "translation", "cutout"]
 
 
-class FourChannelParameters(Parameters):
+class FourChannelParameters(PublishedParameters):
     """What a four-channel GAN can be told; ``setting`` sets the defaults of the others."""
 
-    #: What the published code does where the sound defaults differ.
-    as_published: ClassVar[dict[str, Any]] = {}
-
-    setting: Literal["sound", "as-published"] = Field(
-        "sound",
-        description="group of defaults: 'sound' learns from some hundred pairs, 'as-published' follows paper B",
-    )
     steps: int = Field(5000, ge=1, description="optimiser steps of each network")
     epochs: int | None = Field(None, ge=1, description="passes over the training pairs, instead of steps")
     batch_size: int = Field(16, ge=2, description="pairs a step")
@@ -73,14 +66,6 @@ class FourChannelParameters(Parameters):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the networks in training; auto takes bfloat16 where the device computes with it"
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _apply_setting(cls, values: Any) -> Any:
-        """Fill in the published values under 'as-published'; what a study says itself wins."""
-        if isinstance(values, dict) and values.get("setting") == "as-published":
-            return {**cls.as_published, **values}
-        return values
 
     def total_steps(self, pairs: int) -> int:
         """Return the optimiser steps for a training set of so many pairs."""

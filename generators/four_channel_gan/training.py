@@ -20,6 +20,7 @@ from generators.four_channel_gan.augmentation import augment
 from generators.four_channel_gan.parameters import FourChannelParameters
 from generators.four_channel_gan.pictures import FLIP_AXES, RealPictures, flip, random_crop, seeded
 from harness.errors import HarnessError
+from harness.precision import computes_in_bfloat16
 from harness.training import batch_positions
 
 Losses = dict[str, Tensor]
@@ -53,12 +54,7 @@ class GeneratorNetwork(nn.Module, ABC):
 def precision_of(asked: str, device: torch.device) -> str:
     """Return the precision of Fabric: mixed bfloat16 where the device has instructions for it, else float32."""
     if asked == "auto":
-        if device.type == "cuda":
-            asked = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-        else:
-            asked = (
-                "bfloat16" if device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16") else "float32"
-            )
+        asked = "bfloat16" if computes_in_bfloat16(device) else "float32"
     return "bf16-mixed" if asked == "bfloat16" else "32-true"
 
 

@@ -8,10 +8,10 @@ import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from harness.errors import HarnessError, OutOfMemory
-from harness.plugins import Card, Checkpoint, FitContext, Generator, Parameters, Sample, SampleContext
+from harness.plugins import Card, Checkpoint, FitContext, Generator, PublishedParameters, Sample, SampleContext
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _CHUNK = 16
 
 
-class SinGANSegParameters(Parameters):
+class SinGANSegParameters(PublishedParameters):
     """What a SinGAN-Seg can be told; ``setting`` sets the defaults of the others."""
 
     as_published: ClassVar[dict[str, Any]] = {
@@ -37,9 +37,6 @@ class SinGANSegParameters(Parameters):
         "precision": "float32",
     }
 
-    setting: Literal["sound", "as-published"] = Field(
-        "sound", description="group of defaults: 'as-published' follows paper B's code with its defects"
-    )
     epochs: int = Field(2000, ge=1, description="of each scale; an epoch is critic_steps and generator_steps")
     together: int | None = Field(
         None, ge=1, description="models that are trained at once; 4 on a CPU, whose cache holds no more, else 16"
@@ -79,14 +76,6 @@ class SinGANSegParameters(Parameters):
         "auto", description="of the networks in training; auto takes bfloat16 where the device computes with it"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _apply_setting(cls, values: Any) -> Any:
-        """Fill in the published values under 'as-published'; what a study says itself wins."""
-        if isinstance(values, dict) and values.get("setting") == "as-published":
-            return {**cls.as_published, **values}
-        return values
-
 
 class SinGANSeg(Generator):
     """One generative model a real pair: image and mask as four channels, learned from that pair alone, coarse to fine.
@@ -98,7 +87,7 @@ class SinGANSeg(Generator):
     """
 
     name = "singan-seg"
-    Parameters: ClassVar[type[Parameters]] = SinGANSegParameters
+    Parameters: ClassVar[type[PublishedParameters]] = SinGANSegParameters
     card = Card(needs="image", cost="minutes of a CPU core an image at 64 px")
     sampling = frozenset({"start_scale", "mask_threshold"})
     parameters: SinGANSegParameters

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from generators.four_channel_gan.pictures import seeded, to_bytes
-from generators.four_channel_gan.training import precision_of
 from generators.singan_seg.networks import CHANNELS, FrozenTrunk
 from generators.singan_seg.pyramid import Pyramid, truncated
 from generators.singan_seg.training import FinishedScale, ScaleTraining, draw_noise, through
 from harness.errors import HarnessError
+from harness.precision import computes_in_bfloat16
 
 if TYPE_CHECKING:
     from generators.singan_seg import SinGANSegParameters
@@ -46,8 +46,8 @@ class ModelBatch:
             height, width, settings.min_size, settings.max_size or max(height, width), settings.scale_factor
         )
         self.keys = [model_seed(seed, name) for name in pairs.ids]
-        mixed = precision_of(settings.precision, device) == "bf16-mixed"
-        self.dtype = torch.bfloat16 if mixed else torch.get_default_dtype()
+        auto = settings.precision == "auto" and computes_in_bfloat16(device)
+        self.dtype = torch.bfloat16 if auto or settings.precision == "bfloat16" else torch.get_default_dtype()
         self.real = [scale.to(device) for scale in self._real_scales()]
         self.finished: list[FinishedScale] = []
         self.scale_noise: Tensor | None = None
