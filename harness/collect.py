@@ -16,6 +16,7 @@ from harness.plugins import Kind, load_plugin
 from harness.results import (
     COLUMNS,
     IMAGE_COLUMNS,
+    ClosestMasks,
     ClosestPairs,
     Comparison,
     Failure,
@@ -27,6 +28,7 @@ from harness.results import (
     PredictionGrid,
     StudyResults,
 )
+from harness.stage_graph import SHOWN
 from harness.stages.running import RealPairs, load_pool
 from harness.store import Result, Store
 from harness.study import SEGMENTATION_METRICS, PluginUse, Recipe
@@ -34,8 +36,6 @@ from harness.study import SEGMENTATION_METRICS, PluginUse, Recipe
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Pairs of each set that are kept for sample grids.
-_SHOWN = 24
 #: Real pairs that a figure shows what was made from, and how many made from each.
 _SOURCES, _MADE = 3, 5
 
@@ -97,6 +97,7 @@ def _pipelines(plan: Plan) -> dict[str, Pipeline]:
         name: Pipeline(
             tuple(plugged("generators", use) for _, use in declared.uses()),
             tuple(plugged("refiners", use) for use in declared.refine),
+            declared.makes,
         )
         for name, declared in plan.loaded.study.generators.items()
     }
@@ -228,7 +229,7 @@ class _Reader:
 
     def reference_rows(self, reference: Any) -> Iterator[dict[str, Any]]:
         """Return what was measured of real images of another role, as of synthetic ones."""
-        label = _reference_label(reference)
+        label = reference.label
         common: dict[str, Any] = {
             "cell": label,
             "generator": label,
@@ -297,7 +298,7 @@ class _Reader:
 
     def measured(self) -> Iterator[Measured]:
         """Return what each fidelity stage tells beside its numbers."""
-        stages = [(_reference_label(r), r.fold, "real", r.key) for r in getattr(self.plan, "references", [])]
+        stages = [(r.label, r.fold, "real", r.key) for r in getattr(self.plan, "references", [])]
         stages += [(_pool_label(p), p.fold, "synthetic", p.fidelity) for p in self.plan.pools if not p.control]
         for cell, fold, arm, key in stages:
             result = self.result(key) if key else None
@@ -315,6 +316,7 @@ class _Reader:
                 areas.get("synthetic"),
                 ClosestPairs.of(_arrays(result, "closest.npz")),
                 MaskDiversity.of(_arrays(result, "diversity.npz")),
+                ClosestMasks.of(_arrays(result, "closest-masks.npz")),
             )
 
     def image_table(self) -> pd.DataFrame:
@@ -348,7 +350,7 @@ class _Reader:
         if result is None:
             return None
         pairs = RealPairs(result).role("fit")
-        return pairs.first(min(_SHOWN, len(pairs))) if len(pairs) else None
+        return pairs.first(min(SHOWN, len(pairs))) if len(pairs) else None
 
     def synthetic(self) -> dict[str, PairSet]:
         shown = {}
@@ -356,7 +358,7 @@ class _Reader:
             result = self.result(pool.key)
             if result is not None and pool.fold == 0 and pool.generator not in shown:
                 pairs = PairSet.load(result.folder / "pairs")
-                shown[pool.generator] = pairs.first(min(_SHOWN, len(pairs)))
+                shown[pool.generator] = pairs.first(min(SHOWN, len(pairs)))
         return shown
 
     def made(self) -> Iterator[MadeFrom]:
@@ -366,6 +368,8 @@ class _Reader:
         for pool in self.plan.pools:
             result = self.result(pool.key)
             if stored is None or result is None or pool.control or pool.fold or pool.generator in shown:
+                continue
+            if pool.makes == "masks":  # their images are the masks once more
                 continue
             shown.add(pool.generator)
             pairs, before = PairSet.load(result.folder / "pairs"), self._before_refinement(pool.key)
@@ -458,10 +462,6 @@ class _Reader:
 def _pool_label(pool: Pool) -> str:
     """Return a generator's name, with the real pairs it was fitted on when those are not all, as the plan writes it."""
     return pool.generator if pool.real is None else f"{pool.generator} on {pool.real} real"
-
-
-def _reference_label(reference: Any) -> str:
-    return f"real ({reference.role})"
 
 
 def _number(value: Any) -> float:

@@ -16,12 +16,46 @@ __all__ = ["Cell", "Plan", "Pool", "Reference", "Stage", "build_plan", "missing_
 
 
 def build_plan(loaded: LoadedStudy) -> Plan:
-    """Plan a study.
+    """Plan a study: its training sets, and what it measures or selects.
+
+    A generator that no training set takes from is made where fidelity measures it, and in a study that has no training
+    sets at all: that is one to choose checkpoints and to look at samples.
 
     Raises:
         DeclarationError: a dataset is not imported or cannot be split as declared, a recipe asks for more real pairs
             than there are, or a generator for more than it is given.
     """
+    plan, builder = _planned(loaded)
+    study = loaded.study
+    used = {pool.generator for pool in plan.pools}
+    for name, declared in study.generators.items():
+        if (study.fidelity or not study.train) and name not in used:
+            for fold in range(len(plan.splits)):
+                builder.pool(name, declared, fold, declared.fitted_on(Recipe(None)), control=False)
+    measured = {pool.makes for pool in plan.pools if not pool.control}
+    made = [kind for kind in ("pairs", "masks") if kind in measured]
+    for role in study.fidelity.references if study.fidelity else ():
+        for makes in made:
+            for fold in range(len(plan.splits)):
+                builder.reference(role, fold, makes)
+    plan.notes += _notes_on_generators(plan)
+    if plan.pools and plan.cells and len(study.seeds) > 1:
+        plan.notes.append(
+            "All training seeds share one fit of each generator, one pool of its images and one choice of real images: "
+            "intervals cover segmenter training and scored images, not the luck of a generator's fit."
+        )
+    if len(made) > 1:
+        masks = ", ".join(dict.fromkeys(pool.generator for pool in plan.pools if pool.makes == "masks"))
+        plan.notes.append(
+            f"What is made by {masks} are masks alone, which are measured as grey pictures against real masks as grey "
+            "pictures: their numbers do not compare with those of images."
+        )
+    plan.notes = list(dict.fromkeys(plan.notes))
+    return plan
+
+
+def _planned(loaded: LoadedStudy) -> tuple[Plan, PlanBuilder]:
+    """Plan the datasets and the training sets of a study; return what adds more to the plan as well."""
     from harness.data.datasets import open_dataset
     from harness.data.splits import make_splits
 
@@ -61,24 +95,8 @@ def build_plan(loaded: LoadedStudy) -> Plan:
             for seed in study.seeds:
                 for fold in range(len(splits)):
                     builder.cell(use, recipe, seed, fold)
-    used = {pool.generator for pool in plan.pools}
-    for name, declared_generator in study.generators.items():
-        if study.fidelity and name not in used:
-            for fold in range(len(splits)):
-                builder.pool(name, declared_generator, fold, declared_generator.fitted_on(Recipe(None)), control=False)
-    if study.fidelity and plan.pools:
-        for role in study.fidelity.references:
-            for fold in range(len(splits)):
-                builder.reference(role, fold)
     plan.notes += [note for split in splits for note in split.notes]
-    plan.notes += _notes_on_generators(plan)
-    if plan.pools and plan.cells and len(study.seeds) > 1:
-        plan.notes.append(
-            "All training seeds share one fit of each generator, one pool of its images and one choice of real images: "
-            "intervals cover segmenter training and scored images, not the luck of a generator's fit."
-        )
-    plan.notes = list(dict.fromkeys(plan.notes))
-    return plan
+    return plan, builder
 
 
 def missing_weights(plan: Plan) -> list[str]:
@@ -153,12 +171,12 @@ def plan_fit(loaded: LoadedStudy) -> tuple[Plan, str]:
     Returns:
         The plan, and the key of the fit (of the last plugin of the pipeline): the same as in any study like it.
     """
-    plan = build_plan(loaded)
+    plan, builder = _planned(loaded)
     ((name, declared),) = loaded.study.generators.items()
     part, use = declared.uses()[-1]
     real = None if isinstance(declared.sees, str) else declared.sees
     where = name if real is None else f"{name} on {real} real"
-    key = PlanBuilder(plan).fit(part, use, declared, where, 0, real)
+    key = builder.fit(part, use, declared, where, 0, real)
     # What a run is for are the pools of a plan; the "pool" of this one is the fit itself.
     plan.pools.append(Pool(name, use.plugin, 0, real, key, 0, (), "", False))
     return plan, key

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -139,6 +139,26 @@ class ClosestPairs:
 
 
 @dataclass(frozen=True)
+class ClosestMasks:
+    """Synthetic masks, each with the real mask that is most similar by SIM.
+
+    Attributes:
+        synthetic: uint8 (K, H, W) in {0, 1}, the first of the pool.
+        real: uint8 (K, H, W) in {0, 1}, the most similar real mask of each.
+        similarity: float64 (K,), shares of equal pixels.
+    """
+
+    synthetic: NDArray[np.uint8]
+    real: NDArray[np.uint8]
+    similarity: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, NDArray[Any]]) -> ClosestMasks | None:
+        """Return what ``harness.metrics.evidence.closest_masks`` found, None when there is nothing."""
+        return cls(arrays["synthetic"], arrays["real"], arrays["similarity"]) if arrays else None
+
+
+@dataclass(frozen=True)
 class MaskDiversity:
     """How the synthetic masks made from one real pair differ, for a few real pairs.
 
@@ -179,6 +199,7 @@ class Measured:
         areas: float64 (N,), the same of the measured images.
         closest: the pairs that lie closest; None when memorisation was not measured.
         diversity: None unless several masks were made from one real pair.
+        closest_masks: None when SIM was not measured.
     """
 
     cell: str
@@ -190,6 +211,7 @@ class Measured:
     areas: NDArray[np.float64] | None = None
     closest: ClosestPairs | None = None
     diversity: MaskDiversity | None = None
+    closest_masks: ClosestMasks | None = None
 
 
 @dataclass(frozen=True)
@@ -207,10 +229,17 @@ class Pipeline:
     Attributes:
         makers: the plugin that makes pairs, or the one that makes masks and the one that makes images for them.
         refiners: in the order in which they work.
+        makes: ``pairs``, or ``masks`` alone, whose images are the masks as grey pictures.
     """
 
     makers: tuple[Plugged, ...]
     refiners: tuple[Plugged, ...] = ()
+    makes: Literal["pairs", "masks"] = "pairs"
+
+    @property
+    def masks_apart(self) -> bool:
+        """Whether the masks come from a plugin of their own."""
+        return self.makes == "masks" or len(self.makers) > 1
 
 
 @dataclass(frozen=True)

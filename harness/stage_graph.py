@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from harness.data.datasets import Dataset
     from harness.data.splits import Role, Split
 
+#: Pairs of a pool that figures may show.
+SHOWN = 24
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -86,6 +89,7 @@ class Pool:
             several pools, with the pool that has all its real pairs.
         fidelity: key of the stage that measures it, or empty.
         control: whether it is one of a control arm.
+        makes: ``pairs``, or ``masks`` alone, whose images are the masks as grey pictures.
     """
 
     generator: str
@@ -97,16 +101,26 @@ class Pool:
     selections: tuple[tuple[str, str], ...]
     fidelity: str
     control: bool
+    makes: str = "pairs"
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Real images of a role, measured like a generator's: ``key`` of the stage that measures its ``count`` images."""
+    """Real images of a role, measured like a generator's: ``key`` of the stage that measures its ``count`` images.
+
+    ``makes`` is what the generators make that it is a reference to: ``pairs``, or ``masks`` alone.
+    """
 
     role: str
     fold: int
     key: str
     count: int
+    makes: str = "pairs"
+
+    @property
+    def label(self) -> str:
+        """How tables call it: ``real (report)`` or ``real masks (report)``."""
+        return f"real{' masks' if self.makes == 'masks' else ''} ({self.role})"
 
 
 @dataclass
@@ -252,7 +266,7 @@ class PlanBuilder:
             )
         fidelity = "" if control or not self.study.fidelity else self._fidelity(where, fold, made, seen)
         plugin_names = "+".join(use.plugin for _, use in declared.uses())
-        pool = Pool(shown, plugin_names, fold, seen, made, count, tuple(selections), fidelity, control)
+        pool = Pool(shown, plugin_names, fold, seen, made, count, tuple(selections), fidelity, control, declared.makes)
         self.pools[name, control, fold, seen] = pool
         self.plan.pools.append(pool)
         return pool
@@ -280,13 +294,16 @@ class PlanBuilder:
     def _largest_count(
         self, name: str, declared: GeneratorDeclaration, fold: int, seen: int | None, control: bool
     ) -> int:
-        """Return the most pairs that any recipe asks of a pool (smaller ones take its first), or fidelity."""
+        """Return the most pairs that any recipe asks of a pool (smaller ones take its first), or fidelity.
+
+        What only chooses checkpoints has as many as figures show.
+        """
         uses = self._uses_of(name, control)
         counts = [count for recipe, count in uses if declared.fitted_on(recipe) == seen]
         if self.study.fidelity and not control:
             size = self.study.fidelity.size(self._number_of(seen, fold))
             counts += [self.study.fidelity.sets * size] if size else []
-        return max(counts, default=200)
+        return max(counts, default=200 if self.study.fidelity else SHOWN)
 
     def _number_of(self, seen: int | None, fold: int) -> int:
         """Return how many real pairs of the fit role are meant."""
@@ -394,18 +411,25 @@ class PlanBuilder:
         loaded = {"target": _absolute(use.plugin), "plugin-parameters": parameters}
         return {"train": (key,)}, {**loaded, "segmenter": use.name or plugin.label}
 
-    def reference(self, role: Role, fold: int) -> None:
+    def reference(self, role: Role, fold: int, makes: str) -> None:
         """Add the stage that measures the real images of a role like synthetic ones, unless they are the reference.
 
         Where each generator is compared with what it has seen itself, there is nothing to compare them with.
+
+        Args:
+            role: whose images.
+            fold: of the split.
+            makes: what the generators make that it is a reference to: of ``masks`` alone, the real masks are measured.
         """
         count = len(self.plan.splits[fold].ids(role))
         assert self.study.fidelity is not None
         if count < 2 or self.study.fidelity.against in (role, "seen"):
             return
-        label = f"measure real ({role}){self._fold_suffix(fold)}"
-        key = self._measured(label, fold, {}, self._number_of(None, fold), real=role)
-        self.plan.references.append(Reference(role, fold, key, count))
+        # Pairs are what was measured before generators of masks could be: their keys stay.
+        of_masks = {"of": "masks"} if makes == "masks" else {}
+        label = f"measure {Reference(role, fold, '', count, makes).label}{self._fold_suffix(fold)}"
+        key = self._measured(label, fold, {}, self._number_of(None, fold), real=role, **of_masks)
+        self.plan.references.append(Reference(role, fold, key, count, makes))
 
     # segmenters
 

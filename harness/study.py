@@ -125,7 +125,7 @@ class SegmenterUse(PluginUse):
 
 
 class GeneratorDeclaration(Section):
-    """A pipeline that makes pairs: one plugin that makes pairs, or masks first and then an image for each."""
+    """A pipeline: a plugin that makes pairs, or masks first and then an image for each; or masks alone, to measure."""
 
     pairs: GeneratorUse | None = None
     masks: GeneratorUse | None = None
@@ -139,13 +139,23 @@ class GeneratorDeclaration(Section):
 
     @model_validator(mode="after")
     def _pipeline(self) -> GeneratorDeclaration:
-        if (self.pairs is None) == (self.masks is None or self.images is None):
-            raise ValueError("say either pairs: {plugin: ...}, or both masks: {plugin: ...} and images: {plugin: ...}")
-        if self.pairs is not None and (self.masks is not None or self.images is not None):
-            raise ValueError("pairs stands alone; masks and images belong together")
+        if (self.pairs is None) == (self.masks is None):
+            raise ValueError(
+                "say either pairs: {plugin: ...}, or masks: {plugin: ...} with images: {plugin: ...}, or masks alone "
+                "to measure masks"
+            )
+        if self.pairs is not None and self.images is not None:
+            raise ValueError("images are made for masks, and pairs have both; take one of the two out")
+        if self.makes == "masks" and self.refine:
+            raise ValueError("refine needs images, and masks alone have none; add images: {plugin: ...}")
         if isinstance(self.sees, int) and self.sees < 1:
             raise ValueError(f"sees must be at least 1, got {self.sees}")
         return self
+
+    @property
+    def makes(self) -> Literal["pairs", "masks"]:
+        """What comes out at its end: pairs, or masks alone, which no segmenter can train on."""
+        return "masks" if self.pairs is None and self.images is None else "pairs"
 
     def uses(self) -> list[tuple[str, GeneratorUse]]:
         """Return the plugins of the pipeline in order, each with its part (``pairs``, ``masks`` or ``images``)."""

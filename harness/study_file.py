@@ -273,6 +273,12 @@ def _check_recipes(study: Study, report: Any) -> None:
                     ("train", i, "synthetic", name),
                     f"no generator {name!r}{nearest(name, allowed)}; declared: {', '.join(allowed) or 'none'}",
                 )
+            elif study.generators[name].makes == "masks":
+                report(
+                    ("train", i, "synthetic", name),
+                    f"{name} makes masks alone, and a segmenter trains on images; give it images: {{plugin: ...}} too, "
+                    "or measure it and leave it out of train",
+                )
     recipes = expand_recipes(study)
     for i, entry in enumerate(study.train):
         if 0 in entry.real and (not entry.synthetic or any(0 in entry.counts(name) for name in entry.synthetic)):

@@ -98,7 +98,7 @@ def test_every_mistake_is_reported_at_once_with_its_place(tmp_path: Path) -> Non
             ("size: 64", "size: 64, split: {kfold: 3, named: cpd}"),
             "say exactly one of named, kfold, holdout or manifest",
         ),
-        (("cp: {pairs: {plugin: copy-paste}}", "cp: {masks: {plugin: copy-paste}}"), "say either pairs"),
+        (("cp: {pairs: {plugin: copy-paste}}", "cp: {images: {plugin: copy-paste}}"), "say either pairs"),
         (
             ("  - {plugin: smp", "  - {plugin: smp, arch: FPN, encoder_weights: random}\n  - {plugin: smp"),
             "is called 'fpn' like",

@@ -1,4 +1,5 @@
-"""What the figures of a measurement are drawn from: closest pairs, polyp areas, and how masks of one source differ."""
+"""What the figures of a measurement are drawn from: closest pairs and masks, polyp areas, and how masks of one source
+differ."""
 
 from __future__ import annotations
 
@@ -9,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.data.pairs import PairSet
 from harness.metrics import masks
+from harness.metrics.sim import most_similar
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -42,6 +45,30 @@ def closest(
         "distance": distances[first],
         "synthetic_ids": np.array([synthetic[0][i] for i in first]),
         "real_ids": np.array([training[0][i] for i in which]),
+    }
+
+
+def closest_masks(real: PairSet, synthetic: PairSet, count: int = 12) -> Arrays:
+    """Return the first synthetic masks, each with its most similar real one by SIM (mask-conditioned diffusion for
+    polyps, Figure 3).
+
+    Args:
+        real: the reference of SIM.
+        synthetic: of the same size in pixels; the first are taken, not the most similar.
+        count: how many at most.
+
+    Returns:
+        ``synthetic`` and ``real`` uint8 (K, H, W) in {0, 1}, ``similarity`` float64 (K,), shares of equal pixels,
+        ``synthetic_ids`` and ``real_ids`` (K,).
+    """
+    few = synthetic.first(min(count, len(synthetic)))
+    similarity, which = most_similar(few.masks, real.masks)
+    return {
+        "synthetic": np.asarray(few.masks),
+        "real": real.masks[which],
+        "similarity": similarity,
+        "synthetic_ids": np.array(few.ids),
+        "real_ids": np.array([real.ids[i] for i in which]),
     }
 
 

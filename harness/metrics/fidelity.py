@@ -233,7 +233,7 @@ def _agreement(sets: Sets) -> Values:
     if sets.segmenter is None:
         raise DeclarationError("agreement asks a segmenter that was trained on real pairs, and none was given.")
     pairs, label = sets.synthetic, sets.segmenter.label
-    if _shows_masks(pairs):
+    if shows_masks(pairs):
         note = "The images are the masks as grey pictures, so that there is no telling whether they belong together."
         return {"agreement": float("nan"), "network": label, "notes": note}
     found = agreement(sets.segmenter.predict(pairs.images), pairs.masks)
@@ -316,7 +316,7 @@ _METRICS = (
 FIDELITY: dict[str, FidelityMetric] = {metric.name: metric for metric in _METRICS}
 
 
-def _shows_masks(pairs: PairSet) -> bool:
+def shows_masks(pairs: PairSet) -> bool:
     """Say whether the images are the masks as grey pictures, which is what a generator of masks makes."""
     import numpy as np
 
@@ -415,7 +415,7 @@ def measure(
             "sample more."
         )
     common: list[str] = []
-    if _shows_masks(synthetic) and not _shows_masks(real):
+    if shows_masks(synthetic) and not shows_masks(real):
         real, held_out = of_masks(real), None if held_out is None else of_masks(held_out)
         common.append("Measured on masks as grey pictures.")
     constant = constant_picture(synthetic)

@@ -121,8 +121,10 @@ def matching(record: Mapping[str, str], ours: Ours, every_real: int) -> tuple[st
         return metric, _real_or_fake(record, ours)
     if "n_real_base" in record:
         return metric, _small_data(record, ours)
-    if "iteration" in record or "epoch" in record:
-        return metric, _step(int(record.get("iteration") or record["epoch"]), metric)
+    if "iteration" in record:
+        return metric, _step(ours, "masks", int(record["iteration"]), metric)
+    if "epoch" in record:
+        return metric, _step(ours, "images", int(record["epoch"]), metric)
     if "gan" in record:
         name = record["gan"].removesuffix("-ST")
         style = STYLES["1:1000"] if name != record["gan"] else None
@@ -233,11 +235,27 @@ def _fidelity(ours: Ours, name: str, style: Ratio | None, metric: str, amount: i
     return pick
 
 
-def _step(step: int, metric: str) -> Pick:
-    """Match a checkpoint by its step."""
+def _step(ours: Ours, part: str, step: int, metric: str) -> Pick:
+    """Match a checkpoint of paper A's generator of masks (Table 1) or of images for masks (Table 2) by its step.
+
+    Of several fits of one generator, the one on the most real images stands.
+
+    Args:
+        ours: what we have.
+        part: ``masks`` or ``images``; whatever the other part is made by.
+        step: as printed.
+        metric: our name.
+    """
+    position = {"masks": 0, "images": -1}[part]
+    plugin = MAKERS["diffusion"][position]
+    wanted = sorted(own for own, makers in ours.makers.items() if makers[position] == plugin)
 
     def pick(rows: pd.DataFrame) -> pd.DataFrame:
-        own = rows[(rows["kind"] == "selection") & (rows["metric"] == metric)]
-        return own[own["step"].astype(float) == step] if len(own) else own
+        own = rows[(rows["kind"] == "selection") & (rows["metric"] == metric) & rows["generator"].isin(wanted)]
+        own = own[own["cell"].map(lambda cell: str(cell).endswith(f" {part}")).astype(bool)]
+        if own.empty:
+            return own
+        real = own["real"].map(lambda count: float(count) if _is_number(count) else 0.0)
+        return own[(own["step"].astype(float) == step) & (real == real.max())]
 
     return pick

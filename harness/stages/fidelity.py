@@ -20,11 +20,17 @@ if TYPE_CHECKING:
 def run(stage: RunningStage) -> dict[str, Any]:
     """Measure by every metric the study names, and keep what the report's figures need.
 
-    Several sets of a pool are measured one by one. Copies are looked for in all of them at once, since a copy in any
-    set is one, and figures show all of them.
+    Of generators of masks alone, and of real pairs beside them, the masks are measured as grey pictures. Several sets
+    of a pool are measured one by one. Copies are looked for in all of them at once, since a copy in any set is one, and
+    figures show all of them.
     """
+    from harness.metrics import evidence
+    from harness.metrics.fidelity import of_masks
+
     role = stage.parameters.get("real")
     pool = stage.dataset.role(role) if role else _pool(stage)
+    if stage.parameters.get("of") == "masks":
+        pool = of_masks(pool)
     count = stage.parameters.get("sets", 1)
     if stage.parameters["samples"] is not None:
         pool = pool.first(min(len(pool), count * stage.parameters["samples"]))
@@ -41,6 +47,8 @@ def run(stage: RunningStage) -> dict[str, Any]:
         _keep_closest(stage, _fitted(stage, role), pool)
     if {"mask-area", "sim"} & set(names) and len(reference):
         _keep_masks(stage, reference, pool)
+    if "sim" in names and len(reference):
+        evidence.save(stage.folder / "closest-masks.npz", evidence.closest_masks(reference, pool))
     for name in names:
         stage.context.log(0, **{name: float(measured[name][name])})
         # What belongs beside a sound number stands in the tables; a note is for what is out of the ordinary.
@@ -147,8 +155,11 @@ def _keep_closest(stage: RunningStage, fitted: PairSet, pool: PairSet) -> None:
     if len(fitted) < 2:
         return
     from harness.metrics import evidence
+    from harness.metrics.fidelity import of_masks, shows_masks
     from harness.metrics.memorisation import describe, nearest_neighbours
 
+    if shows_masks(pool):
+        fitted = of_masks(fitted)
     found = nearest_neighbours(describe(pool.images, keep=True), describe(fitted.images, keep=True))
     made, training = ((pairs.ids, lambda at, pairs=pairs: pairs.take(at).images) for pairs in (pool, fitted))
     closest = evidence.closest(*found, made, training)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 
 from harness.collect import collect
 from harness.declaration import Document
-from harness.plan import build_plan
+from harness.plan import Reference, build_plan
 from harness.results import COLUMNS
 from harness.store import Store
 from harness.study import Study
@@ -123,7 +122,7 @@ def test_what_a_metric_brings_along_stands_once(plan):
 def test_real_images_of_another_role_are_rows_of_their_own(plan):
     key = "f" * 64
     plan.stages[key] = replace(plan.stages[pool(plan, 1, None).fidelity], key=key, inputs={})
-    plan.references = [SimpleNamespace(role="report", fold=1, key=key, count=7)]
+    plan.references = [Reference("report", 1, key, 7)]
     rows = rows_of(plan, "fidelity", generator="real (report)")
     assert [(r["metric"], r["status"]) for r in rows] == [(name, "left") for name in METRICS]
     commit(plan, key, {"measured": BOTH}, areas={"real": np.array([0.1]), "synthetic": np.array([0.2, 0.3])})

@@ -225,9 +225,10 @@ def test_published_generator_tables_match_by_step_or_name(study, name, tmp_path,
     monkeypatch.chdir(Path(__file__).parents[2])
     results = study(RECIPES)
     base = dict.fromkeys(COLUMNS) | {"status": "done", "leak": "", "dataset": "phantom", "role": "fit"}
+    selected = {"kind": "selection", "generator": "diffusion", "metric": "fid", "value": 90.0}
     extra = [
-        base | {"kind": "selection", "generator": "m", "metric": "fid", "step": 200_000, "value": 90.0},
-        base | {"kind": "selection", "generator": "m", "metric": "fid", "step": 135, "value": 90.0},
+        base | selected | {"cell": "diffusion masks", "step": 200_000},
+        base | selected | {"cell": "diffusion images", "step": 135},
         base | {"kind": "fidelity", "generator": "singan-seg", "metric": "sifid", "synthetic": 1000, "value": 0.4},
         base
         | {"kind": "fidelity", "generator": "dcgan", "metric": "fid", "real": 700, "synthetic": 1000, "value": 250.0},

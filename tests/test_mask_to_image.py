@@ -1,0 +1,257 @@
+"""Pipelines of masks and then images: what can be declared, selected, measured and shown of each part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.collect import collect
+from harness.data.pairs import PairSet
+from harness.errors import DeclarationError
+from harness.executors import make_executor
+from harness.metrics.fidelity import measure, of_masks
+from harness.plan import Plan, build_plan
+from harness.report.render import render
+from harness.run import run_plan
+from harness.stages.running import RealPairs
+from harness.store import Result, Store
+from harness.study_file import load_study
+
+PLUGINS = '''
+
+class Stamper(Generator):
+    """Stamps squares as large as the mean mask, one checkpoint a factor on their size."""
+
+    name = "mask-ddpm"
+    card = Card(needs="masks", makes="masks")
+
+    class Parameters(Parameters):
+        factors: tuple[float, ...] = Field((0.5, 1.0, 2.0), description="of each checkpoint")
+
+    def fit(self, pairs, context):
+        side = float(np.sqrt(pairs.masks.mean()))
+        for step, factor in enumerate(self.parameters.factors):
+            folder = context.checkpoint_folder(50000 * step)
+            (folder / "side.json").write_text(json.dumps(side * factor))
+            yield Checkpoint(50000 * step, folder)
+
+    def sample(self, checkpoint, seeds, context, masks=None):
+        height, width = context.pairs.size
+        side = max(2, round(json.loads((checkpoint.folder / "side.json").read_text()) * height))
+        made = np.zeros((len(seeds), height, width), np.uint8)
+        for i, seed in enumerate(seeds):
+            y, x = np.random.default_rng(int(seed)).integers(0, height - side + 1, 2)
+            made[i, y : y + side, x : x + side] = 1
+        return Sample(masks=made)
+
+
+class Colourer(Painter):
+    """Paints given masks in the mean colours, with noise of the seed."""
+
+    name = "mask-ldm"
+    card = Card(makes="images")
+
+    def sample(self, checkpoint, seeds, context, masks=None):
+        colours = json.loads((checkpoint.folder / "colours.json").read_text())
+        images = []
+        for seed, mask in zip(seeds, masks, strict=True):
+            noise = np.random.default_rng(int(seed)).normal(0, 9, (*mask.shape, 3))
+            image = np.where(mask[..., None] == 1, colours["inside"], colours["outside"]) + noise
+            images.append(np.clip(image, 0, 255).astype(np.uint8))
+        return Sample(masks=np.asarray(masks), images=np.stack(images))
+'''
+
+
+@pytest.fixture
+def study(temp_study: Any) -> Any:
+    temp_study.plugins.write_text(temp_study.plugins.read_text() + PLUGINS)
+    return temp_study
+
+
+def masks_of(study: Any, select: str = "") -> str:
+    return f'masks: {{plugin: "{study.plugins}:Stamper"{select}}}'
+
+
+def images_of(study: Any, select: str = "") -> str:
+    return f'images: {{plugin: "{study.plugins}:Colourer"{select}}}'
+
+
+#: A study without segmenters, training sets or anything that measures.
+ALONE = ("segmenters=[]", "train=[]", "controls=[]", "compare.against=null", "fidelity=null")
+
+
+def plan_of(generators: str, *more: str) -> Plan:
+    return build_plan(load_study("twelve", settings=(f"generators={generators}", *ALONE, *more)))
+
+
+def ran(generators: str, *more: str) -> tuple[Plan, Store]:
+    plan, store = plan_of(generators, *more), Store()
+    summary = run_plan(plan, store, make_executor("in-process", None))
+    assert summary.complete, summary.failures
+    return plan, store
+
+
+def result(plan: Plan, store: Store, key: str) -> Result:
+    found = store.find(plan.stages[key].kind, key)
+    assert found is not None
+    return found
+
+
+def kinds(plan: Plan) -> list[str]:
+    return [stage.kind for stage in plan.stages.values()]
+
+
+def drawn(plan: Plan, store: Store, folder: Path) -> set[str]:
+    """Render the report and return the names of its figures."""
+    render(collect(plan, store), folder)
+    return {path.stem for path in (folder / "figures").glob("*.png")}
+
+
+# masks alone
+
+
+CHOSEN = ", select: {by: mask-area, then: sim, samples: 6}"
+
+
+def test_a_study_may_do_nothing_but_choose_a_checkpoint_of_a_generator_of_masks(study: Any) -> None:
+    plan, store = ran(f"{{squares: {{{masks_of(study, CHOSEN)}}}}}")
+    assert kinds(plan) == ["dataset", "fit", "select", "sample"]
+    results = collect(plan, store)
+    rows = results.rows
+    assert set(rows["kind"]) == {"selection"}
+    assert set(rows["cell"]) == {"squares masks"}
+    assert dict(zip(rows["step"], rows["metric"], strict=False)).keys() == {0, 50000, 100000}
+    assert rows[rows["reduction"] == "selected"]["step"].unique().tolist() == [50000]
+    (pool,) = plan.pools
+    assert (pool.makes, pool.count) == ("masks", 24)
+    assert results.pipelines["squares"].makes == "masks"
+
+
+def test_no_training_set_takes_masks_alone(study: Any) -> None:
+    generators = f"{{squares: {{{masks_of(study)}}}, both: {{{masks_of(study)}, {images_of(study)}}}}}"
+    with pytest.raises(DeclarationError, match=r"train\.0\.synthetic\.squares: squares makes masks alone"):
+        load_study("twelve", settings=(f"generators={generators}", "train=[{synthetic: {both: 4, squares: 4}}]"))
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        ("{images: {plugin: noise}}", "say either pairs"),
+        ("{pairs: {plugin: noise}, images: {plugin: noise}}", "take one of the two out"),
+        ("{pairs: {plugin: noise}, masks: {plugin: noise}}", "say either pairs"),
+        ("{masks: {plugin: noise}, refine: [{plugin: colour-transfer}]}", "refine needs images"),
+        ("{masks: {plugin: noise}}", "noise makes pairs, not masks"),
+    ],
+)
+def test_mistakes_in_a_pipeline(study: Any, declared: str, said: str) -> None:
+    with pytest.raises(DeclarationError, match=said):
+        load_study("twelve", settings=(f"generators={{g: {declared}}}", *ALONE))
+
+
+METRICS = "thumbnail-distance, mask-area, sim, memorisation"
+
+
+def test_masks_alone_are_measured_against_masks_and_so_are_real_ones(study: Any) -> None:
+    generators = f"{{squares: {{{masks_of(study)}}}, both: {{{masks_of(study)}, {images_of(study)}}}}}"
+    plan, store = ran(generators, f"fidelity={{metrics: [{METRICS}], samples: 6, references: [report]}}")
+    real = RealPairs(result(plan, store, plan.datasets[0]))
+    squares, both = plan.pools
+    made = PairSet.load(result(plan, store, squares.key).folder / "pairs")
+    cpu = torch.device("cpu")
+    expected = measure(["thumbnail-distance", "sim"], of_masks(real.role("fit")), of_masks(made.first(6)), device=cpu)
+    found = result(plan, store, squares.fidelity).values["measured"]
+    for name, values in expected.items():
+        assert found[name][name] == pytest.approx(values[name])
+    # The masks of the pipeline are the same, its images are not.
+    other = result(plan, store, both.fidelity).values["measured"]
+    assert other["sim"]["sim"] == found["sim"]["sim"]
+    assert other["thumbnail-distance"]["thumbnail-distance"] != found["thumbnail-distance"]["thumbnail-distance"]
+    assert [reference.label for reference in plan.references] == ["real (report)", "real masks (report)"]
+    report = real.role("report")
+    for reference, pairs, fit in zip(
+        plan.references, (report, of_masks(report)), (real.role("fit"), of_masks(real.role("fit"))), strict=True
+    ):
+        wanted = measure(["thumbnail-distance"], fit, pairs, device=cpu)["thumbnail-distance"]["thumbnail-distance"]
+        values = result(plan, store, reference.key).values["measured"]["thumbnail-distance"]
+        assert values["thumbnail-distance"] == pytest.approx(wanted)
+    # A training image is no picture of a mask: what lies closest to a mask is a mask.
+    closest = np.load(result(plan, store, squares.fidelity).folder / "closest.npz")
+    assert set(np.unique(closest["real"])) == {0, 255}
+    assert len(np.unique(np.load(result(plan, store, both.fidelity).folder / "closest.npz")["real"])) > 2
+    assert any(note.startswith("What is made by squares are masks alone") for note in plan.notes)
+
+
+def test_a_study_of_masks_alone_has_a_reference_of_masks_alone(study: Any) -> None:
+    plan = plan_of(f"{{squares: {{{masks_of(study)}}}}}", "fidelity={metrics: [sim]}")
+    assert [reference.label for reference in plan.references] == ["real masks (report)"]
+    assert not any("masks alone" in note for note in plan.notes)
+
+
+def test_fitting_one_generator_on_its_own_samples_nothing(study: Any) -> None:
+    from harness.cli.generator import declare_fit
+    from harness.plan import plan_fit
+
+    plan, key = plan_fit(declare_fit(f"{study.plugins}:Stamper", "twelve", 32, [], None, None, 0))
+    assert kinds(plan) == ["dataset", "fit"]
+    assert plan.stages[key].kind == "fit"
+
+
+# Table 1 and Table 2 of paper A
+
+
+def published(plan: Plan, store: Store, name: str) -> dict[tuple[str, str], float]:
+    """Ours beside a printed table, by step and metric, where there is one."""
+    from dataclasses import replace
+
+    from harness.report.published import published_tables
+
+    (table,) = published_tables(replace(collect(plan, store), published=[name]))
+    step = "iteration" if name.startswith("a_table1") else "epoch"
+    return {
+        (str(r[step]), str(r["metric"])): float(str(r["ours"])) for r in table.records or [] if r["ours"] == r["ours"]
+    }
+
+
+@pytest.fixture
+def inception(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights in place of the Inception network's."""
+    import harness.weights
+    from harness.metrics.inception import FidInception
+
+    torch.manual_seed(0)
+    network = FidInception().eval()
+    monkeypatch.setattr(harness.weights, "fid_inception", lambda: network)
+
+
+@pytest.mark.usefixtures("inception")
+def test_checkpoints_of_each_part_stand_beside_the_paper_table_of_that_part(study: Any) -> None:
+    chosen = ", select: {by: fid, then: sim, samples: 4}"
+    # The images part has checkpoints at steps that Table 1 has too, and may not be taken for masks.
+    images = images_of(study, ", checkpoints: 2, select: {by: fid, samples: 4}").replace("Colourer", "Renamed")
+    study.plugins.write_text(
+        study.plugins.read_text()
+        + """
+
+class Renamed(Colourer):
+    def fit(self, pairs, context):
+        for step, made in zip((88, 50000), list(super().fit(pairs, context)), strict=True):
+            folder = context.checkpoint_folder(step)
+            (folder / "colours.json").write_text((made.folder / "colours.json").read_text())
+            yield Checkpoint(step, folder)
+"""
+    )
+    plan, store = ran(f"{{diffusion: {{{masks_of(study, chosen)}, {images}}}, other: {{pairs: {{plugin: noise}}}}}}")
+    rows = collect(plan, store).rows
+    selected = {(c, s, m): v for c, s, m, v in zip(rows.cell, rows.step, rows.metric, rows.value, strict=True)}
+    steps = (0, 50000, 100000)
+    assert published(plan, store, "a_table1_mask_fid_sim") == pytest.approx(
+        {(str(step), "fid"): selected["diffusion masks", step, "fid"] for step in steps}
+        | {(str(step), "sim"): 100 * selected["diffusion masks", step, "sim"] for step in steps}
+    )
+    assert published(plan, store, "a_table2_polyp_fid") == pytest.approx(
+        {("88", "fid"): selected["diffusion images", 88, "fid"]}
+    )
