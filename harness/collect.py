@@ -16,6 +16,7 @@ from harness.plugins import Kind, load_plugin
 from harness.results import (
     COLUMNS,
     IMAGE_COLUMNS,
+    CheckpointSamples,
     ClosestMasks,
     ClosestPairs,
     Comparison,
@@ -27,6 +28,7 @@ from harness.results import (
     Plugged,
     PredictionGrid,
     StudyResults,
+    Variations,
 )
 from harness.stage_graph import SHOWN
 from harness.stages.running import RealPairs, load_pool
@@ -35,6 +37,7 @@ from harness.study import SEGMENTATION_METRICS, PluginUse, Recipe
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
 #: Real pairs that a figure shows what was made from, and how many made from each.
 _SOURCES, _MADE = 3, 5
@@ -83,6 +86,9 @@ def collect(plan: Plan, store: Store, command: str = "") -> StudyResults:
         selection_networks=reader.selection_networks(),
         made=list(reader.made()),
         pipelines=_pipelines(plan),
+        masks=reader.masks(),
+        variations=list(reader.variations()),
+        checkpoints=list(reader.checkpoints()),
     )
 
 
@@ -386,12 +392,52 @@ class _Reader:
                     None if before is None else PairSet.load(before.folder / "pairs").take(few),
                 )
 
+    def _sampled(self, key: str) -> str:
+        """Return the key of the stage that sampled a pool, before any refinement."""
+        while self.plan.stages[key].kind == "refine":
+            key = self.plan.stages[key].inputs["pool"][0]
+        return key
+
     def _before_refinement(self, key: str) -> Result | None:
         """Return the pool that the first refiner of a pool was given; None when nothing refines it."""
-        first = key
-        while self.plan.stages[first].kind == "refine":
-            first = self.plan.stages[first].inputs["pool"][0]
+        first = self._sampled(key)
         return self.result(first) if first != key else None
+
+    def masks(self) -> dict[str, NDArray[np.uint8]]:
+        """Return the first masks of each generator that has a plugin for them, in its first pool."""
+        shown: dict[str, NDArray[np.uint8]] = {}
+        for pool in self.plan.pools:
+            sampled = self._sampled(pool.key)
+            key = self.plan.stages[sampled].inputs.get("masks", (sampled,) if pool.makes == "masks" else ())
+            result = self.result(key[0]) if key else None
+            if result is not None and not pool.control and not pool.fold and pool.generator not in shown:
+                shown[pool.generator] = PairSet.load(result.folder / "pairs").masks[:SHOWN]
+        return shown
+
+    def variations(self) -> Iterator[Variations]:
+        """Return the images that each generator made for a few masks by several seeds, in its first pool."""
+        shown: set[str] = set()
+        for pool in self.plan.pools:
+            result = self.result(self._sampled(pool.key))
+            if result is None or pool.control or pool.fold or pool.generator in shown:
+                continue
+            if found := _arrays(result, "variations.npz"):
+                shown.add(pool.generator)
+                yield Variations(_pool_label(pool), found["masks"], found["images"])
+
+    def checkpoints(self) -> Iterator[CheckpointSamples]:
+        """Return what the checkpoints of each selected part made; older results have kept nothing of it."""
+        for pool in self.plan.pools:
+            for part, key in pool.selections if not (pool.control or pool.fold) else ():
+                result = self.result(key)
+                if result is None:
+                    continue
+                steps = [int(row["step"]) for row in result.values["rows"]]
+                kept = {step: found for step in steps if (found := _arrays(result, f"shown/{step}.npz"))}
+                if kept:
+                    images, masks = (np.stack([found[name] for found in kept.values()]) for name in ("images", "masks"))
+                    cell, chosen = f"{_pool_label(pool)} {part}", int(result.values["step"])
+                    yield CheckpointSamples(cell, part, tuple(kept), chosen, images, masks)
 
     def predictions(self) -> list[PredictionGrid]:
         """Return predictions of the first seed and fold on the first few report images."""

@@ -236,11 +236,6 @@ class Pipeline:
     refiners: tuple[Plugged, ...] = ()
     makes: Literal["pairs", "masks"] = "pairs"
 
-    @property
-    def masks_apart(self) -> bool:
-        """Whether the masks come from a plugin of their own."""
-        return self.makes == "masks" or len(self.makers) > 1
-
 
 @dataclass(frozen=True)
 class MadeFrom:
@@ -257,6 +252,42 @@ class MadeFrom:
     source: PairSet | None
     made: PairSet
     before: PairSet | None = None
+
+
+@dataclass(frozen=True)
+class Variations:
+    """Images that a generator made for a few masks by several seeds each.
+
+    Attributes:
+        cell: as in ``COLUMNS``.
+        masks: uint8 (K, H, W) in {0, 1}, the first of the generator's masks.
+        images: uint8 (K, V, H, W, 3), ``V`` images for each mask, before any refinement.
+    """
+
+    cell: str
+    masks: NDArray[np.uint8]
+    images: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class CheckpointSamples:
+    """What the checkpoints of a selected part of a generator made of equal seeds (and masks).
+
+    Attributes:
+        cell: generator and part, as in the selection rows.
+        part: ``pairs``, ``masks`` or ``images``.
+        steps: of the checkpoints, in order.
+        chosen: step of the chosen one.
+        images: uint8 (len(steps), K, H, W, 3); of masks, the masks as grey pictures.
+        masks: uint8 (len(steps), K, H, W) in {0, 1}; of images, the masks that they were made for, alike for all steps.
+    """
+
+    cell: str
+    part: str
+    steps: tuple[int, ...]
+    chosen: int
+    images: NDArray[np.uint8]
+    masks: NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -302,6 +333,9 @@ class StudyResults:
         measured: one for each fold of each generator and each reference whose fidelity has a result.
         made: for each generator some of its pairs beside the real pair that they were made from.
         pipelines: for each generator how it makes pairs.
+        masks: for each generator whose masks a plugin of its own makes, the first of these, uint8 (N, H, W) in {0, 1}.
+        variations: for each generator that makes images for masks, several of them for a few masks.
+        checkpoints: for each selected part of a generator what its checkpoints made, in its first fold.
         selection_networks: for each ``cell`` of the selection rows, the network that its checkpoints were scored with.
     """
 
@@ -329,3 +363,6 @@ class StudyResults:
     selection_networks: dict[str, str] = field(default_factory=dict)
     made: list[MadeFrom] = field(default_factory=list)
     pipelines: dict[str, Pipeline] = field(default_factory=dict)
+    masks: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    variations: list[Variations] = field(default_factory=list)
+    checkpoints: list[CheckpointSamples] = field(default_factory=list)

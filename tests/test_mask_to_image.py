@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +107,9 @@ def kinds(plan: Plan) -> list[str]:
     return [stage.kind for stage in plan.stages.values()]
 
 
-def drawn(plan: Plan, store: Store, folder: Path) -> set[str]:
-    """Render the report and return the names of its figures."""
-    render(collect(plan, store), folder)
+def drawn(plan: Plan, store: Store, folder: Path, *figures: str) -> set[str]:
+    """Render the report with the named kinds of figures and return the names of those that were drawn."""
+    render(replace(collect(plan, store), figures=list(figures)), folder)
     return {path.stem for path in (folder / "figures").glob("*.png")}
 
 
@@ -205,8 +207,6 @@ def test_fitting_one_generator_on_its_own_samples_nothing(study: Any) -> None:
 
 def published(plan: Plan, store: Store, name: str) -> dict[tuple[str, str], float]:
     """Ours beside a printed table, by step and metric, where there is one."""
-    from dataclasses import replace
-
     from harness.report.published import published_tables
 
     (table,) = published_tables(replace(collect(plan, store), published=[name]))
@@ -255,3 +255,135 @@ class Renamed(Colourer):
     assert published(plan, store, "a_table2_polyp_fid") == pytest.approx(
         {("88", "fid"): selected["diffusion images", 88, "fid"]}
     )
+
+
+# figures
+
+
+def pipeline(study: Any, more: str = "", masks: str = ", factors: [1]", images: str = ", checkpoints: 3") -> str:
+    return f"{{both: {{{masks_of(study, masks)}, {images_of(study, images)}{more}}}}}"
+
+
+def test_several_images_are_kept_for_each_of_the_first_masks(study: Any, tmp_path: Path) -> None:
+    plan, store = ran(pipeline(study))
+    (pool,) = plan.pools
+    kept = result(plan, store, pool.key)
+    (masks,) = plan.stages[pool.key].inputs["masks"]
+    mask_pool = PairSet.load(result(plan, store, masks).folder / "pairs")
+    pairs = PairSet.load(kept.folder / "pairs")
+    with np.load(kept.folder / "variations.npz") as stored:
+        found = dict(stored)
+    np.testing.assert_array_equal(found["masks"], mask_pool.masks[:6])
+    assert found["images"].shape == (6, 5, 32, 32, 3)
+    assert len(
+        {image.tobytes() for image in found["images"].reshape(30, -1)} | {i.tobytes() for i in pairs.images}
+    ) == (30 + len(pairs))
+    # Made by the checkpoint of the pool, each image for the mask of its row.
+    fit = result(plan, store, plan.stages[pool.key].inputs["fit"][0])
+    colours = json.loads((fit.folder / "checkpoints" / "3" / "colours.json").read_text())
+    for mask, images in zip(found["masks"], found["images"], strict=True):
+        inside = images[:, mask == 1].mean(axis=(0, 1))
+        np.testing.assert_allclose(inside, colours["inside"], atol=4)
+    (variations,) = collect(plan, store).variations
+    assert variations.cell == "both"
+    np.testing.assert_array_equal(variations.images, found["images"])
+    assert drawn(plan, store, tmp_path / "report", "variations") == {"variations-0"}
+
+
+def test_a_generator_of_pairs_or_of_masks_has_no_variations(study: Any) -> None:
+    plan, store = ran(f"{{squares: {{{masks_of(study)}}}, noise: {{pairs: {{plugin: noise}}}}}}")
+    assert collect(plan, store).variations == []
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_first_samples_of_every_checkpoint_are_kept_whoever_scored_it(study: Any, ahead: bool) -> None:
+    from harness.run import specification
+    from harness.stage import run_stage
+
+    plan, store = plan_of(pipeline(study, masks=CHOSEN, images=", checkpoints: 3" + CHOSEN)), Store()
+    for key in plan.stages:
+        spec = specification(plan.stages[key], plan, store)
+        assert run_stage(spec if ahead else {**spec, "selections": []}), store.failure(key)
+    masks, images = collect(plan, store).checkpoints
+    assert (masks.cell, masks.part, masks.steps, masks.chosen) == ("both masks", "masks", (0, 50000, 100000), 50000)
+    assert (images.cell, images.part, images.steps) == ("both images", "images", (1, 2, 3))
+    assert masks.images.shape == images.images.shape == (3, 4, 32, 32, 3)
+    # One seed through the checkpoints: squares that grow, and one mask with fading colours outside.
+    areas = masks.masks.mean(axis=(2, 3))
+    assert (np.diff(areas, axis=0) > 0).all()
+    np.testing.assert_array_equal(masks.images[..., 0], masks.masks * 255)
+    assert (images.masks == images.masks[0]).all()
+    pool = PairSet.load(result(plan, store, plan.pools[0].key).folder / "pairs")
+    np.testing.assert_array_equal(images.masks[0], pool.masks[:4])
+    chosen = images.steps.index(images.chosen)
+    np.testing.assert_array_equal(images.images[chosen], pool.images[:4])
+    assert len({images.images[at].tobytes() for at in range(3)}) == 3
+
+
+def test_a_killed_selection_keeps_the_samples_of_what_it_does_not_score_again(
+    study: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.run import specification
+    from harness.stage import run_stage
+    from harness.stages import select as selecting
+
+    plan, store = plan_of(f"{{squares: {{{masks_of(study, CHOSEN)}}}}}"), Store()
+    stages = {stage.kind: stage for stage in plan.stages.values()}
+    for kind in ("dataset", "fit"):
+        assert run_stage({**specification(stages[kind], plan, store), "selections": []})
+    original = selecting.sample_pairs
+
+    def killed(stage: Any, generator: Any, checkpoint: Any, *rest: Any) -> PairSet:
+        if checkpoint.step == 100000:
+            raise KeyboardInterrupt
+        return original(stage, generator, checkpoint, *rest)
+
+    monkeypatch.setattr(selecting, "sample_pairs", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(specification(stages["select"], plan, store))
+    again: list[int] = []
+
+    def watched(stage: Any, generator: Any, checkpoint: Any, *rest: Any) -> PairSet:
+        again.append(checkpoint.step)
+        return original(stage, generator, checkpoint, *rest)
+
+    monkeypatch.setattr(selecting, "sample_pairs", watched)
+    assert run_stage(specification(stages["select"], plan, store))
+    assert again == [100000]
+    (found,) = collect(plan, store).checkpoints
+    assert found.steps == (0, 50000, 100000)
+
+
+def test_a_result_from_before_there_were_samples_still_renders(study: Any, tmp_path: Path) -> None:
+    plan, store = ran(pipeline(study, masks=CHOSEN))
+    kinds = ("checkpoints", "variations", "masks")
+    assert drawn(plan, store, tmp_path / "whole", *kinds) == {"checkpoints-0", "variations-0", "masks"}
+    for stage in plan.stages.values():
+        folder = result(plan, store, stage.key).folder
+        for path in [*folder.glob("shown/*.npz"), *folder.glob("variations.npz")]:
+            path.unlink()
+    assert drawn(plan, store, tmp_path / "older", *kinds) == {"masks"}
+
+
+def test_masks_are_shown_below_real_ones_and_beside_the_most_similar_real_one(study: Any, tmp_path: Path) -> None:
+    generators = f"{{squares: {{{masks_of(study)}}}, {pipeline(study)[1:]}"
+    plan, store = ran(generators, "fidelity={metrics: [sim], samples: 6, references: []}")
+    results = collect(plan, store)
+    for pool in plan.pools:
+        made = PairSet.load(result(plan, store, pool.key).folder / "pairs").masks
+        np.testing.assert_array_equal(results.masks[pool.generator][:6], made[:6])
+        (measured,) = [one for one in results.measured if one.cell == pool.generator]
+        closest = measured.closest_masks
+        assert closest is not None
+        real = RealPairs(result(plan, store, plan.datasets[0])).role("fit").masks
+        np.testing.assert_array_equal(closest.synthetic, made[:6])
+        shares = (closest.synthetic[:, None] == real[None]).mean(axis=(2, 3))
+        np.testing.assert_allclose(closest.similarity, shares.max(axis=1))
+        np.testing.assert_array_equal(closest.real, real[shares.argmax(axis=1)])
+    figures = drawn(plan, store, tmp_path / "report", "masks", "closest-masks", "generators")
+    assert figures == {"masks", "closest-masks-0", "closest-masks-1", "generators"}
+
+
+def test_masks_alone_are_no_images_among_images(study: Any, tmp_path: Path) -> None:
+    plan, store = ran(f"{{squares: {{{masks_of(study)}}}}}")
+    assert drawn(plan, store, tmp_path / "alone", "masks", "generators", "samples", "sources") == {"masks", "samples"}

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 TABLES = ("scores", "comparison", "fidelity", "fidelity-masks", "memorisation", "selection", "published")
 FIGURES = (
     "ratio", "score-by-real", "comparison", "samples", "generators", "sources", "refinement", "predictions",
-    "selection", "fidelity-by-real", "mask-areas", "mask-areas-by-real", "mask-diversity", "closest",
+    "selection", "checkpoints", "fidelity-by-real", "masks", "variations", "mask-areas", "mask-areas-by-real",
+    "mask-diversity", "closest", "closest-masks",
 )  # fmt: skip
 
 METRICS = {

@@ -51,8 +51,10 @@ def tiles(figure: Any, axes: Any, rows: Sequence[Sequence[NDArray[np.uint8] | No
 
 
 def _sets(results: StudyResults, synthetic: Iterable[str]) -> dict[str, PairSet]:
-    """Return the real pairs and those of the named generators or controls, where there are any."""
-    named = {"real": results.real, **{name: results.synthetic.get(name) for name in synthetic}}
+    """Return the real pairs and those of the named generators or controls that there are; none of masks alone."""
+    masks_alone = {name for name, pipeline in results.pipelines.items() if pipeline.makes == "masks"}
+    shown = {name: results.synthetic.get(name) for name in synthetic if name not in masks_alone}
+    named = {"real": results.real, **shown}
     return {name: pairs for name, pairs in named.items() if pairs is not None and len(pairs)}
 
 
@@ -84,7 +86,7 @@ def generators_figure(results: StudyResults, stem: Path) -> bool:
     rows: list[list[NDArray[np.uint8]]] = []
     for pairs in sets.values():
         few = pairs.first(min(SAMPLES, len(pairs)))
-        rows += [list(few.images), list(_as_pictures(few.masks))]
+        rows += [list(few.images), list(as_pictures(few.masks))]
     labels = [label for name in sets for label in (wrapped(name), "mask")]
     columns = max(len(row) for row in rows)
     with canvas(0.52 * len(rows) + 0.1, nrows=len(rows), ncols=columns) as (figure, axes):
@@ -107,7 +109,7 @@ def sources_figure(shown: Sequence[MadeFrom], stem: Path) -> bool:
     rows: list[list[NDArray[np.uint8]]] = []
     for source, made in known:
         rows.append([*source.images, *made.images])
-        rows.append([*_as_pictures(source.masks), *_as_pictures(made.masks)])
+        rows.append([*as_pictures(source.masks), *as_pictures(made.masks)])
     columns = max(3, *(len(row) for row in rows))
     with canvas(0.52 * len(rows) + 0.25, nrows=len(rows), ncols=columns) as (figure, axes):
         tiles(figure, axes, rows, ["image", "mask"] * len(known))
@@ -143,7 +145,7 @@ def refinement_figure(shown: Sequence[MadeFrom], stem: Path) -> bool:
     return True
 
 
-def _as_pictures(masks: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def as_pictures(masks: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return masks (N, H, W) in {0, 1} as black and white pictures (N, H, W, 3)."""
     return np.repeat(masks[..., None] * np.uint8(255), 3, axis=-1)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import HarnessError
-from harness.report import by_real_figures, fidelity_figures, figures, pictures
+from harness.report import by_real_figures, fidelity_figures, figures, mask_to_image_figures, pictures
 from harness.report.fidelity_tables import fidelity_tables, mask_table, memorisation_table
 from harness.report.measurements import largest_fits
 from harness.report.names import FIGURES, TABLES
@@ -210,6 +210,15 @@ def _generator_figures(results: StudyResults, draw: _Draw) -> None:
         "(on the axis: it has no value).",
         partial(fidelity_figures.selection_figure, results),
     )
+    for index, samples in enumerate(results.checkpoints):
+        draw(
+            "checkpoints",
+            f"checkpoints-{index}",
+            f"What the checkpoints of {samples.cell} made",
+            "A row has one seed, and one mask where images are made for masks; a column is a checkpoint, evenly spaced "
+            "when there are many. The first samples, not chosen.",
+            partial(mask_to_image_figures.checkpoints_figure, samples),
+        )
     draw(
         "fidelity-by-real",
         "fidelity-by-real",
@@ -219,6 +228,7 @@ def _generator_figures(results: StudyResults, draw: _Draw) -> None:
         "at its foot does not begin at 0.",
         partial(by_real_figures.fidelity_by_real_figure, results),
     )
+    _mask_figures(results, draw)
     draw(
         "mask-areas",
         "mask-areas",
@@ -250,4 +260,33 @@ def _generator_figures(results: StudyResults, draw: _Draw) -> None:
             f"Closest training images of {measured.cell}",
             "The images that lie closest to a training image, above that image, with the distance in grey levels.",
             partial(fidelity_figures.closest_figure, measured),
+        )
+
+
+def _mask_figures(results: StudyResults, draw: _Draw) -> None:
+    """Draw masks that a plugin of its own made, what they are most similar to, and images made for them."""
+    draw(
+        "masks",
+        "masks",
+        "Real and synthetic masks",
+        "The first of each set, not chosen.",
+        partial(mask_to_image_figures.masks_figure, results),
+    )
+    for index, measured in enumerate(mask_to_image_figures.with_closest_masks(results)):
+        draw(
+            "closest-masks",
+            f"closest-masks-{index}",
+            f"Masks of {measured.cell} and the most similar real ones",
+            "The first synthetic masks, not chosen, above the most similar real mask of each, with the share of equal "
+            "pixels (SIM).",
+            partial(mask_to_image_figures.closest_masks_figure, measured),
+        )
+    for index, variations in enumerate(results.variations):
+        draw(
+            "variations",
+            f"variations-{index}",
+            f"Several images of {variations.cell} for one mask",
+            "The first masks, not chosen, and right of each the images that were made for it, each by a seed of its "
+            "own, before any refinement.",
+            partial(mask_to_image_figures.variations_figure, variations),
         )

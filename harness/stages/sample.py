@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from harness.data.pairs import PairSet
 from harness.errors import PluginError
 from harness.fitting import recorded_checkpoints
+from harness.metrics import evidence
 from harness.plugins import Checkpoint, Generator, Sample
 from harness.stages.running import RunningStage, pool_seeds, sampled_pairs, save_sources
 from harness.store import Result
 
 #: Pairs sampled between two reports of progress.
 _CHUNK = 256
+#: First masks of a pool that several images are made for beside the pool, and how many for each (paper A, Figure 5).
+VARIED, VARIATIONS = 6, 5
 
 
 def run(stage: RunningStage) -> dict[str, Any]:
@@ -39,6 +42,8 @@ def run(stage: RunningStage) -> dict[str, Any]:
     pool.save(stage.folder / "pairs")
     stage.context.log_images("samples", step, pool.images[:25])
     stage.context.log_images("masks", step, np.repeat(pool.masks[:25, ..., None] * np.uint8(255), 3, axis=3))
+    if masks is not None:
+        _keep_variations(stage, generator, checkpoint, real, masks)
     provenance = {"fitted": sorted(_seen(generator, checkpoint, real)), "selected": sorted(seen_by_selection)}
     if masks is not None:
         provenance["masks"] = sorted(masks.seen())
@@ -106,6 +111,27 @@ def sample_pairs(
         lineage = [one | masks.lineage[i % len(masks)] for i, one in enumerate(lineage)]
     ids = tuple(f"{generator.name}/{i:06d}" for i in range(count))
     return PairSet(_pictures(parts, made), np.ascontiguousarray(made), ids, ids, tuple(lineage))
+
+
+def _keep_variations(
+    stage: RunningStage, generator: Generator, checkpoint: Checkpoint, real: PairSet, masks: PairSet
+) -> None:
+    """Make several images for each of the first masks, by seeds of their own, and keep them beside the pool."""
+    few = masks.masks[:VARIED]
+    seeds = np.random.default_rng([stage.seed, 0xF165]).integers(0, 2**62, len(few) * VARIATIONS, np.int64)
+    given = np.repeat(few, VARIATIONS, axis=0)
+    made = generator.sample(checkpoint, seeds, stage.sample_context(real), given)
+    check_sample(generator.name, made, len(seeds), real)
+    images = _pictures([made], given)
+    stage.context.log_images("variations", checkpoint.step, images)
+    evidence.save(
+        stage.folder / "variations.npz",
+        {
+            "masks": np.asarray(few),
+            "images": images.reshape(len(few), VARIATIONS, *images.shape[1:]),
+            "seeds": seeds.reshape(len(few), VARIATIONS),
+        },
+    )
 
 
 def _pictures(parts: list[Sample], masks: NDArray[np.uint8]) -> NDArray[np.uint8]:

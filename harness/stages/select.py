@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from harness.data.pairs import PairSet
 from harness.errors import HarnessError
 from harness.fitting import LocalFitContext, recorded_checkpoints
@@ -25,6 +27,9 @@ from harness.stages.sample import fitted_pairs, sample_pairs
 
 if TYPE_CHECKING:
     from harness.plugins import Checkpoint
+
+#: First samples of each checkpoint that are kept for the report (paper A, Figure 4).
+SHOWN = 4
 
 Row = dict[str, Any]
 """``step``, each metric's value, ``network``, and ``problem``: why the checkpoint cannot be chosen, or empty."""
@@ -130,8 +135,21 @@ def _score(stage: RunningStage, checkpoint: Checkpoint, real: PairSet) -> Row:
     values = {name: float(measured[name][name]) for name in metrics}
     stage.context.log(checkpoint.step, **values)
     stage.context.log_images("samples", checkpoint.step, samples.images[:25])
+    _keep_samples(stage.folder, checkpoint.step, samples)
     problem = _problem(samples, makes, values)
     return {"step": checkpoint.step, **values, "network": measured[metrics[0]]["network"], "problem": problem}
+
+
+def _keep_samples(folder: Path, step: int, samples: PairSet) -> None:
+    """Keep a checkpoint's first samples: all checkpoints have equal seeds and masks, so that what they learned shows.
+
+    Written before its row is: a checkpoint that counts as scored has them.
+    """
+    from harness.metrics import evidence
+
+    (folder / "shown").mkdir(exist_ok=True)
+    few = samples.first(min(SHOWN, len(samples)))
+    evidence.save(folder / "shown" / f"{step}.npz", {"images": np.asarray(few.images), "masks": np.asarray(few.masks)})
 
 
 def _problem(samples: PairSet, makes: str, values: dict[str, float]) -> str:
@@ -205,7 +223,6 @@ def _random_states_put_back() -> Iterator[None]:
     """Put the state of every global random generator back when left."""
     import random
 
-    import numpy as np
     import torch
 
     python, arrays, tensors = random.getstate(), np.random.get_state(), torch.get_rng_state()
