@@ -208,9 +208,15 @@ class PlanBuilder:
         return key
 
     def _depends_on(self, inputs: Mapping[str, tuple[str, ...]], by_stream: bool) -> dict[str, list[str]]:
-        """Return what stands in a stage's parts for the stages that it reads."""
+        """Return what stands in a stage's parts for the stages that it reads.
+
+        Images are made for the first masks of their pool, and depend on its stream like recipes on that of their pools.
+        """
         stages = self.plan.stages
-        return {name: [stages[key].stream if by_stream else key for key in keys] for name, keys in inputs.items()}
+        return {
+            name: [stages[key].stream if by_stream or name == "masks" else key for key in keys]
+            for name, keys in inputs.items()
+        }
 
     def _stream(self, parts: dict[str, Any], inputs: Mapping[str, tuple[str, ...]]) -> str:
         """Return the digest of a pool's parts without its size."""
@@ -252,7 +258,8 @@ class PlanBuilder:
         made: str | None = None
         for part, use in declared.uses():
             fitted = seen if control else self._fitted_on(name, declared, use, seen)
-            made, selected = self._sampled(part, use, declared, shown, fold, seen, fitted, count, made)
+            amount = self._masks_for(declared, count) if part == "masks" and declared.images else count
+            made, selected = self._sampled(part, use, declared, shown, fold, seen, fitted, amount, made)
             # What is shared by several pools is told of once, with the pool that has all of it.
             selections += [(part, selected)] if selected and fitted == seen else []
         assert made is not None
@@ -305,6 +312,12 @@ class PlanBuilder:
             counts += [self.study.fidelity.sets * size] if size else []
         return max(counts, default=200 if self.study.fidelity else SHOWN)
 
+    def _masks_for(self, declared: GeneratorDeclaration, count: int) -> int:
+        """Return how many masks a pool of so many images needs, and the choice of a checkpoint by samples of images."""
+        assert declared.images is not None
+        select = declared.images.select
+        return math.ceil(max(count, select.samples if select else 0) / declared.images_per_mask)
+
     def _number_of(self, seen: int | None, fold: int) -> int:
         """Return how many real pairs of the fit role are meant."""
         return len(self.plan.splits[fold].ids("fit")) if seen is None else seen
@@ -344,7 +357,7 @@ class PlanBuilder:
             fold: of the split.
             seen: real pairs that the pool is made from (None: all).
             fitted: real pairs that the fit has: those of the pool, or more.
-            count: pairs in the pool.
+            count: items in the pool.
             masks: key of the pool of masks that images are made for.
         """
         plugin = load_plugin("generators", use.plugin).create(**use.values())
@@ -353,9 +366,11 @@ class PlanBuilder:
         named, named_fit = (place if part == "pairs" else f"{place} {part}" for place in places)
         fit = self.fit(part, use, declared, places[1], fold, fitted)
         conditions = {"masks": (masks,)} if masks else {}
+        # One image a mask is what there was before there were several: its keys stay.
+        several = {"images-per-mask": declared.images_per_mask} if masks and declared.images_per_mask > 1 else {}
         selected = ""
         if use.select:
-            parameters = {**_named_network(use.select.model_dump(mode="json")), "seed": declared.seed}
+            parameters = {**_named_network(use.select.model_dump(mode="json")), "seed": declared.seed, **several}
             selected = self.stage(
                 "select",
                 f"select {named_fit}",
@@ -371,7 +386,7 @@ class PlanBuilder:
         sample = self.stage(
             "sample",
             f"sample {named}",
-            {"count": count, **({} if seen == fitted else {"real": seen})},
+            {"count": count, **({} if seen == fitted else {"real": seen}), **several},
             inputs,
             plugin=plugin,
             use=use,

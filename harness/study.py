@@ -130,6 +130,9 @@ class GeneratorDeclaration(Section):
     pairs: GeneratorUse | None = None
     masks: GeneratorUse | None = None
     images: GeneratorUse | None = None
+    images_per_mask: int = Field(
+        1, ge=1, description="images that are made for each mask: image i is made for mask i // images_per_mask"
+    )
     refine: tuple[PluginUse, ...] = ()
     sees: int | Literal["all", "recipe"] = Field(
         "all",
@@ -146,6 +149,9 @@ class GeneratorDeclaration(Section):
             )
         if self.pairs is not None and self.images is not None:
             raise ValueError("images are made for masks, and pairs have both; take one of the two out")
+        if self.images is None and self.images_per_mask > 1:
+            alone = "pairs bring a mask each" if self.pairs is not None else "masks alone have no images"
+            raise ValueError(f"images_per_mask is for masks with images, and {alone}; take it out")
         if self.makes == "masks" and self.refine:
             raise ValueError("refine needs images, and masks alone have none; add images: {plugin: ...}")
         if isinstance(self.sees, int) and self.sees < 1:

@@ -18,7 +18,8 @@ from harness.executors import make_executor
 from harness.metrics.fidelity import measure, of_masks
 from harness.plan import Plan, build_plan
 from harness.report.render import render
-from harness.run import run_plan
+from harness.run import run_plan, specification
+from harness.stage import run_stage
 from harness.stages.running import RealPairs
 from harness.store import Result, Store
 from harness.study_file import load_study
@@ -297,9 +298,6 @@ def test_a_generator_of_pairs_or_of_masks_has_no_variations(study: Any) -> None:
 
 @pytest.mark.parametrize("ahead", [True, False])
 def test_first_samples_of_every_checkpoint_are_kept_whoever_scored_it(study: Any, ahead: bool) -> None:
-    from harness.run import specification
-    from harness.stage import run_stage
-
     plan, store = plan_of(pipeline(study, masks=CHOSEN, images=", checkpoints: 3" + CHOSEN)), Store()
     for key in plan.stages:
         spec = specification(plan.stages[key], plan, store)
@@ -323,8 +321,6 @@ def test_first_samples_of_every_checkpoint_are_kept_whoever_scored_it(study: Any
 def test_a_killed_selection_keeps_the_samples_of_what_it_does_not_score_again(
     study: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from harness.run import specification
-    from harness.stage import run_stage
     from harness.stages import select as selecting
 
     plan, store = plan_of(f"{{squares: {{{masks_of(study, CHOSEN)}}}}}"), Store()
@@ -387,3 +383,77 @@ def test_masks_are_shown_below_real_ones_and_beside_the_most_similar_real_one(st
 def test_masks_alone_are_no_images_among_images(study: Any, tmp_path: Path) -> None:
     plan, store = ran(f"{{squares: {{{masks_of(study)}}}}}")
     assert drawn(plan, store, tmp_path / "alone", "masks", "generators", "samples", "sources") == {"masks", "samples"}
+
+
+# several images a mask
+
+
+def recipe_plan(study: Any, count: int, more: str = "", select: str = "") -> Plan:
+    """A study that trains on so many pairs of a pipeline, and measures nothing."""
+    generators = pipeline(study, more, images=f", checkpoints: 3{select}")
+    chosen = (f"generators={generators}", f"train=[{{synthetic: {{both: {count}}}}}]", "fidelity=null")
+    chosen += ("controls=[]", "compare.against=null", "seeds=1")
+    return build_plan(load_study("twelve", settings=chosen))
+
+
+def sampled(plan: Plan, part: str) -> Any:
+    (stage,) = [s for s in plan.stages.values() if s.kind == "sample" and s.label == f"sample both {part}"]
+    return stage
+
+
+@pytest.mark.parametrize(("count", "each"), [(7, 1), (7, 3), (6, 3), (2, 5)])
+def test_image_i_is_made_for_mask_i_div_k(study: Any, count: int, each: int) -> None:
+    plan = recipe_plan(study, count, f", images_per_mask: {each}")
+    store = Store()
+    assert sampled(plan, "masks").parts["parameters"]["count"] == -(-count // each)
+    for key in plan.needed([plan.pools[0].key]):
+        assert run_stage(specification(plan.stages[key], plan, store)), store.failure(key)
+    kept = result(plan, store, plan.pools[0].key)
+    pairs = PairSet.load(kept.folder / "pairs")
+    masks = PairSet.load(result(plan, store, sampled(plan, "masks").key).folder / "pairs")
+    manifest = json.loads((kept.folder / "manifest.json").read_text())
+    assert len(pairs) == count
+    assert manifest["images-per-mask"] == each
+    for i in range(count):
+        np.testing.assert_array_equal(pairs.masks[i], masks.masks[i // each])
+        assert manifest["pairs"][i]["mask"] == masks.ids[i // each]
+        assert masks.lineage[i // each] <= pairs.lineage[i]
+    assert len({image.tobytes() for image in pairs.images}) == count
+
+
+def test_pools_of_several_images_a_mask_nest_and_so_do_their_keys(study: Any) -> None:
+    more, select = ", images_per_mask: 3", ", select: {by: mask-area, samples: 6}"
+    small, large = (recipe_plan(study, count, more, select) for count in (7, 20))
+    assert [sampled(plan, "masks").parts["parameters"]["count"] for plan in (small, large)] == [3, 7]
+    # What is chosen and trained does not depend on how large the pools are.
+    for kind in ("select", "fit"):
+        assert {s.key for s in small.stages.values() if s.kind == kind} == {
+            s.key for s in large.stages.values() if s.kind == kind
+        }
+    assert sampled(small, "images").stream == sampled(large, "images").stream
+    assert sampled(small, "images").key != sampled(large, "images").key
+    other = recipe_plan(study, 7, ", images_per_mask: 2", select)
+    assert sampled(other, "images").stream != sampled(small, "images").stream
+    assert sampled(other, "masks").stream == sampled(small, "masks").stream
+
+
+def test_one_image_a_mask_leaves_the_keys_as_they_are_and_a_selection_has_masks_of_its_own(study: Any) -> None:
+    plain = recipe_plan(study, 4, "", ", select: {by: mask-area, samples: 9}")
+    said = recipe_plan(study, 4, ", images_per_mask: 1", ", select: {by: mask-area, samples: 9}")
+    assert list(plain.stages) == list(said.stages)
+    assert not any("images-per-mask" in stage.parts["parameters"] for stage in plain.stages.values())
+    assert sampled(plain, "masks").parts["parameters"]["count"] == 9
+    assert sampled(plain, "images").parts["parameters"]["count"] == 4
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        ("{pairs: {plugin: noise}, images_per_mask: 2}", "pairs bring a mask each; take it out"),
+        ("{masks: {plugin: noise}, images_per_mask: 2}", "masks alone have no images; take it out"),
+        ("{masks: {plugin: noise}, images: {plugin: noise}, images_per_mask: 0}", "greater than or equal to 1"),
+    ],
+)
+def test_mistakes_in_images_per_mask(study: Any, declared: str, said: str) -> None:
+    with pytest.raises(DeclarationError, match=said):
+        load_study("twelve", settings=(f"generators={{g: {declared}}}", *ALONE))

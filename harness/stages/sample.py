@@ -83,14 +83,15 @@ def sample_pairs(
         checkpoint: of the generator.
         count: how many.
         real: the pairs that it is given (:func:`harness.stages.running.sampled_pairs`).
-        masks: to make images for, in turn.
+        masks: to make images for, as many for each as the stage says.
 
     Raises:
         PluginError: the generator returned something of the wrong shape, type or range, or names sources it was not
             given.
     """
     seeds = pool_seeds(generator, real, stage.seed, count)
-    conditions = None if masks is None else masks.masks[np.arange(count) % len(masks)]
+    positions = mask_positions(stage, count)
+    conditions = None if masks is None else masks.masks[positions]
     context = stage.sample_context(real)
     parts: list[Sample] = []
     for start in range(0, count, _CHUNK):
@@ -108,9 +109,15 @@ def sample_pairs(
         sources = part.sources or (None,) * len(part.masks)
         lineage += [whole if names is None else frozenset(names) for names in sources]
     if masks is not None:
-        lineage = [one | masks.lineage[i % len(masks)] for i, one in enumerate(lineage)]
+        lineage = [one | masks.lineage[position] for one, position in zip(lineage, positions, strict=True)]
     ids = tuple(f"{generator.name}/{i:06d}" for i in range(count))
     return PairSet(_pictures(parts, made), np.ascontiguousarray(made), ids, ids, tuple(lineage))
+
+
+def mask_positions(stage: RunningStage, count: int) -> NDArray[np.intp]:
+    """Return which mask of its pool each of ``count`` images is made for, (count,): the first n are the same for all
+    counts."""
+    return np.arange(count) // stage.parameters.get("images-per-mask", 1)
 
 
 def _keep_variations(
@@ -188,13 +195,16 @@ def _write_manifest(
     stage: RunningStage, pool: PairSet, step: int, masks: PairSet | None, seeds: NDArray[np.int64]
 ) -> None:
     """Write how to make each pair again: its seed, the mask it was made for and the checkpoint."""
+    positions = mask_positions(stage, len(pool))
     rows = [
         {
             "id": name,
             "seed": int(seeds[i]),
-            "mask": None if masks is None else masks.ids[i % len(masks)],
+            "mask": None if masks is None else masks.ids[positions[i]],
         }
         for i, name in enumerate(pool.ids)
     ]
     manifest = {"fit": stage.result("fit").key, "checkpoint": step, "pairs": rows}
+    if masks is not None:
+        manifest["images-per-mask"] = stage.parameters.get("images-per-mask", 1)
     (stage.folder / "manifest.json").write_text(json.dumps(manifest))
