@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
 from abc import abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from generators.four_channel_gan.parameters import FourChannelParameters, evenly
+from generators.four_channel_gan.parameters import FourChannelParameters
+from generators.stepped_fit import Stops, evenly, fit_in_steps
 from harness.errors import HarnessError, OutOfMemory
 from harness.plugins import Checkpoint, FitContext, Generator, Sample, SampleContext
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 #: Pictures are sampled in chunks of this many, the last one padded, so that no pair depends on how many are asked for.
 CHUNK = 16
 
-_LOG_EVERY = 20
 _GRID_LATENTS = 7
 _SHOWN = 32
 
@@ -97,35 +96,24 @@ class FourChannelGAN(Generator):
     def _train(self, training: Training[Any], pairs: PairSet, context: FitContext) -> Iterator[Checkpoint]:
         settings = self.parameters
         total = settings.total_steps(len(pairs))
-        checkpoints = set(settings.checkpoint_steps(len(pairs)))
-        grids = set(evenly(settings.grids, total)) if settings.grids else set[int]()
+        grids = evenly(settings.grids, total) if settings.grids else ()
+        stops = Stops(total, settings.checkpoint_steps(len(pairs)), grids)
+
+        def look(told: dict[str, float], step: int) -> None:
+            training.watch.look(self.name, told, step, self._remedy())
+
+        def show(step: int) -> None:
+            self._show(training.sampled_network(step), pairs, step, context)
+
+        def keep(step: int) -> Checkpoint:
+            network = training.sampled_network(step)
+            self._show(network, pairs, step, context)
+            return self._checkpoint(training, network, pairs, step, context)
+
         state = context.restore_state()
-        done = 0 if state is None else training.restore(state)
-        logged, logged_at = done, time.monotonic()
-        while done < total:
-            told = training.step(done)
-            done += 1
-            saving = context.should_save()
-            regular = done % _LOG_EVERY == 0 or done in checkpoints
-            if regular or saving:
-                values = {name: float(value) for name, value in told.items()}
-                if regular:
-                    training.watch.look(self.name, values, done, self._remedy())
-                    seconds = max(time.monotonic() - logged_at, 1e-9)
-                    rate = {"images-per-second": (done - logged) * settings.batch_size / seconds}
-                    context.log(done, **values, **rate)
-                    logged = done
-            context.progress(done, total)
-            if done in checkpoints or done in grids:
-                network = training.sampled_network(done)
-                self._show(network, pairs, done, context)
-                if done in checkpoints:
-                    yield self._checkpoint(training, network, pairs, done, context)
-            if saving:
-                context.save_state(training.state(done))
-            if regular:
-                # What a checkpoint, a grid or a saved state takes is no training.
-                logged_at = time.monotonic()
+        yield from fit_in_steps(
+            training, context, stops, settings.batch_size, state=state, look=look, show=show, keep=keep
+        )
 
     def _remedy(self) -> str:
         settings = self.parameters

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from harness.errors import HarnessError
+from generators.stepped_fit import chosen_steps
 from harness.plugins import PublishedParameters
 
 Augmentation = Literal["colour", "translation", "cutout"]
@@ -77,16 +77,4 @@ class FourChannelParameters(PublishedParameters):
         Raises:
             HarnessError: a step that was asked for lies beyond the end.
         """
-        total = self.total_steps(pairs)
-        if isinstance(self.checkpoints, int):
-            return evenly(max(self.checkpoints, 1), total)
-        beyond = [step for step in self.checkpoints if not 1 <= step <= total]
-        if beyond:
-            raise HarnessError(f"Checkpoint {beyond[0]} is outside steps 1 to {total}; give steps within the fit.")
-        return sorted({*self.checkpoints, total})
-
-
-def evenly(count: int, total: int) -> list[int]:
-    """Return at most ``count`` steps that divide 1 to ``total`` evenly, the last of them ``total``."""
-    count = min(count, total)
-    return sorted({round(total * (i + 1) / count) for i in range(count)})
+        return chosen_steps(self.checkpoints, self.total_steps(pairs))

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import logging
 import math
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -20,7 +16,7 @@ from generators.four_channel_gan.augmentation import augment
 from generators.four_channel_gan.parameters import FourChannelParameters
 from generators.four_channel_gan.pictures import FLIP_AXES, RealPictures, flip, random_crop, seeded
 from harness.errors import HarnessError
-from harness.precision import computes_in_bfloat16
+from harness.precision import fabric_on, without_remarks
 from harness.training import batch_positions
 
 Losses = dict[str, Tensor]
@@ -51,45 +47,16 @@ class GeneratorNetwork(nn.Module, ABC):
         """Return pictures (N, 4, H, W) around [-1, 1], the largest first."""
 
 
-def precision_of(asked: str, device: torch.device) -> str:
-    """Return the precision of Fabric: mixed bfloat16 where the device has instructions for it, else float32."""
-    if asked == "auto":
-        asked = "bfloat16" if computes_in_bfloat16(device) else "float32"
-    return "bf16-mixed" if asked == "bfloat16" else "32-true"
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Fabric's remarks on the choice of precision."""
-    log = logging.getLogger("lightning_fabric")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)
-
-
 class Training(ABC, Generic[P]):
     """Everything that changes while a GAN trains. A GAN says how its networks are built and what their losses are."""
 
     def __init__(self, settings: P, real: RealPictures, seed: int, device: torch.device) -> None:
         """Build networks and optimisers; their initial weights depend on the seed alone."""
-        from lightning_fabric import Fabric
-
         self.settings = settings
         self.real = real
         self.seed = seed
         self.device = device
-        with _quiet():
-            cuda = device.type == "cuda"
-            self.fabric = Fabric(
-                accelerator=device.type,
-                devices=[device.index or 0] if cuda else 1,
-                precision=precision_of(settings.precision, device),  # type: ignore[arg-type]
-            )
+        self.fabric = fabric_on(device, settings.precision)
         size = real.pictures.shape[-1]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seeded(seed, _WEIGHTS).initial_seed()))
@@ -105,7 +72,7 @@ class Training(ABC, Generic[P]):
         network.to(self.device).to(memory_format=torch.channels_last)
         # The fused step updates all tensors in one call; most layers here are small and would each cost ten.
         optimiser = torch.optim.Adam(network.parameters(), rate, self.settings.betas, fused=True)
-        with _quiet():
+        with without_remarks():
             return self.fabric.setup(network, optimiser)
 
     @abstractmethod

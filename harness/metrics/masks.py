@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+#: Pixels that touch at a corner are connected.
+CONNECTED = np.ones((3, 3), dtype=np.uint8)
+
 
 def areas(masks: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return the share of each mask (N, H, W) that is polyp, (N,), 0 to 1."""
@@ -36,7 +39,7 @@ def components(masks: NDArray[np.uint8]) -> NDArray[np.intp]:
     """Count the connected parts of each mask (N, H, W), corners touching, (N,)."""
     from scipy.ndimage import label
 
-    return np.array([label(mask, structure=np.ones((3, 3)))[1] for mask in masks], dtype=np.intp)
+    return np.array([label(mask, structure=CONNECTED)[1] for mask in masks], dtype=np.intp)
 
 
 def mean_and_deviation(masks: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

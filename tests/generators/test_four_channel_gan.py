@@ -19,12 +19,13 @@ from generators.four_channel_gan import losses
 from generators.four_channel_gan.augmentation import augment
 from generators.four_channel_gan.layers import doubled_convolution, gated
 from generators.four_channel_gan.pictures import RealPictures, flip, random_crop, seeded, to_bytes
-from generators.four_channel_gan.training import Watch, precision_of
+from generators.four_channel_gan.training import Watch
 from generators.progan import ProGAN
 from harness.conformance import drawn_pairs
 from harness.errors import HarnessError, OutOfMemory
 from harness.fitting import LocalFitContext, run_fit
 from harness.plugins import SampleContext
+from harness.precision import precision_of
 
 GANS = [DCGAN, ProGAN, FastGAN]
 CPU = torch.device("cpu")

@@ -1,0 +1,137 @@
+"""The part of the plugin contract that diffusion models share: fit, checkpoints, loading."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from generators.diffusion.parameters import SAMPLING, DiffusionParameters
+from generators.stepped_fit import SteppedTraining, Stops, evenly, fit_in_steps
+from harness.errors import HarnessError, OutOfMemory
+from harness.plugins import Checkpoint, FitContext, Generator
+
+if TYPE_CHECKING:
+    import torch
+
+    from generators.diffusion.denoiser import Denoiser
+    from generators.diffusion.training import DiffusionTraining
+    from harness.data.pairs import PairSet
+
+_CONFIG, _DENOISER = "config.json", "denoiser.safetensors"
+
+#: What grids of a fit are sampled with, whatever the sampler that was chosen: so the fit does not depend on that.
+_GRID = {"sampler": "dpm-solver++", "sampling_steps": 15}
+
+
+class DiffusionModel(Generator):
+    """Base of diffusion models.
+
+    A plugin derives from it and from ``Generator`` (by which the registry finds it without importing it), and says how
+    its network is built and what samples look like.
+    """
+
+    Parameters: ClassVar[type[Any]] = DiffusionParameters
+    sampling: ClassVar[frozenset[str]] = SAMPLING
+    parameters: Any
+
+    @abstractmethod
+    def build(self, config: dict[str, Any]) -> Denoiser:
+        """Build the network of a checkpoint's config from the global torch seed."""
+
+    def square_side(self, pairs: PairSet) -> int:
+        """Return the side of the training pairs.
+
+        Raises:
+            HarnessError: they are no squares.
+        """
+        height, width = pairs.size
+        if height != width:
+            raise HarnessError(f"{self.name} makes squares, and the training pairs are {width} x {height} px.")
+        return height
+
+    @property
+    def for_grids(self) -> Any:
+        """Parameters with the sampler of grids."""
+        steps = min(_GRID["sampling_steps"], self.parameters.timesteps)
+        return self.parameters.model_copy(update={**_GRID, "sampling_steps": steps})
+
+    def train(
+        self,
+        training: DiffusionTraining,
+        context: FitContext,
+        show: Callable[[int, Denoiser], None],
+        keep: Callable[[int, Denoiser], Checkpoint],
+        state: dict[str, Any] | None,
+        whole: SteppedTraining | None = None,
+    ) -> Iterator[Checkpoint]:
+        """Take a training to its end and yield the checkpoints.
+
+        Args:
+            training: at its start.
+            context: of the fit.
+            show: logs samples of a network at a step.
+            keep: writes the checkpoint of a network at a step.
+            state: to go on from.
+            whole: what is stepped and saved, when that is more than the training.
+        """
+        settings = self.parameters
+        grids = evenly(settings.grids, settings.steps) if settings.grids else ()
+        stops = Stops(settings.steps, settings.checkpoint_steps(), grids)
+
+        def shown(step: int) -> None:
+            show(step, training.sampled_network())
+
+        def kept(step: int) -> Checkpoint:
+            shown(step)
+            return keep(step, training.sampled_network())
+
+        def look(told: dict[str, float], step: int) -> None:
+            training.look(self.name, told, step)
+
+        yield from fit_in_steps(
+            whole or training, context, stops, settings.batch_size, state=state, look=look, show=shown, keep=kept
+        )
+
+    def too_little_memory(self, side: int, device: torch.device) -> OutOfMemory:
+        """Return what to raise when a fit ran out of memory."""
+        settings = self.parameters
+        return OutOfMemory(
+            f"Too little memory on {device} for a batch of {settings.batch_size} pictures of {side} px with "
+            f"{self.name}, computed in {settings.accumulate} parts; raise accumulate, or use a smaller batch_size or "
+            "network."
+        )
+
+    def write(self, folder: Path, step: int, network: Denoiser, config: dict[str, Any]) -> Checkpoint:
+        """Write a network and what it is built from, and return the checkpoint."""
+        from safetensors.torch import save_file
+
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+        save_file(weights, folder / _DENOISER)
+        facts = {"plugin": self.name, "version": self.version, "step": step, **config}
+        (folder / _CONFIG).write_text(json.dumps(facts, indent=1))
+        return Checkpoint(step, folder)
+
+    def load(self, folder: Path, device: torch.device) -> tuple[Denoiser, dict[str, Any]]:
+        """Read a checkpoint's network, in evaluation mode, and its config.
+
+        Raises:
+            HarnessError: files are missing or not those of this plugin.
+        """
+        import torch
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            config = json.loads((folder / _CONFIG).read_text())
+            with torch.random.fork_rng(devices=[]):
+                network = self.build(config)
+            network.load_state_dict(load_file(folder / _DENOISER))
+        except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
+            raise HarnessError(
+                f"{folder} is not a whole checkpoint of {self.name} ({error}); run its fit again."
+            ) from error
+        network.requires_grad_(False)
+        return network.to(device).to(memory_format=torch.channels_last).eval(), config

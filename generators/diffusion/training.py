@@ -1,0 +1,178 @@
+"""The training of a denoiser: one optimiser step, its averaged weights, and what is told of it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from generators.diffusion.denoiser import Denoiser
+from generators.diffusion.examples import Examples
+from generators.diffusion.parameters import DiffusionParameters
+from generators.diffusion.process import Process
+from generators.diffusion.timesteps import ImportantTimesteps, UniformTimesteps
+from generators.four_channel_gan.pictures import seeded
+from harness.errors import HarnessError
+from harness.precision import fabric_on, without_remarks
+from harness.training import batch_positions
+
+# What a seed is for: each purpose has random numbers of its own.
+_STEP, _WEIGHTS = range(2)
+
+#: Ranges of timesteps whose losses are told apart, and steps over which they are averaged.
+_BUCKETS, _TOLD_EVERY = 4, 20
+
+
+class DiffusionTraining:
+    """Everything that changes while a denoiser trains."""
+
+    def __init__(
+        self,
+        settings: DiffusionParameters,
+        examples: Examples,
+        build: Callable[[], Denoiser],
+        process: Process,
+        seed: int,
+        device: torch.device,
+        *,
+        mask_dropout: float = 0.0,
+    ) -> None:
+        """Build network and optimiser; the initial weights depend on the seed alone.
+
+        Args:
+            settings: of the model.
+            examples: to learn from.
+            build: builds the network from the global torch seed.
+            process: that adds the noise.
+            seed: of all randomness.
+            device: to compute on.
+            mask_dropout: share of pictures whose mask is left out, so that guidance can tell what a mask changes.
+        """
+        self.settings, self.examples, self.process = settings, examples, process
+        self.seed, self.device, self.mask_dropout = seed, device, mask_dropout
+        self.fabric = fabric_on(device, settings.precision)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(seeded(seed, _WEIGHTS).initial_seed()))
+            self.denoiser = build()
+        self.denoiser.to(device).to(memory_format=torch.channels_last)
+        self.averaged = copy.deepcopy(self.denoiser).requires_grad_(False).eval()
+        optimiser = torch.optim.AdamW(
+            self.denoiser.parameters(),
+            settings.learning_rate,
+            settings.betas,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        if settings.compile:
+            self.denoiser.compile()
+        with without_remarks():
+            self.network, self.optimiser = self.fabric.setup(self.denoiser, optimiser)
+        important = settings.timestep_sampling == "importance"
+        self.timesteps = (ImportantTimesteps if important else UniformTimesteps)(settings.timesteps)
+        self._sums, self._counts = (torch.zeros(_BUCKETS, device=device) for _ in range(2))
+
+    def step(self, step: int) -> dict[str, Tensor]:
+        """Update the network once, on one batch.
+
+        All randomness comes from (seed, step) and is drawn for the whole batch, in however many parts that is computed.
+
+        Returns:
+            The batch's ``loss`` and ``gradient-norm``, and of the steps since the last multiple of 20 the mean loss in
+            each quarter of the timesteps (not a number where none was drawn).
+        """
+        settings = self.settings
+        self.denoiser.train()
+        if step % _TOLD_EVERY == 0:
+            self._sums.zero_()
+            self._counts.zero_()
+        randomness = seeded(self.seed, _STEP, step)
+        positions = batch_positions(np.arange(len(self.examples)), settings.batch_size, self.seed, step)
+        start, coverage = self.examples.batch(positions, randomness)
+        drawn, weights = self.timesteps.draw(len(start), randomness)
+        noise = torch.randn(start.shape, generator=randomness).to(self.device)
+        given = (torch.rand(len(start), generator=randomness) >= self.mask_dropout).float().to(self.device)
+        timesteps, weights = drawn.to(self.device), weights.to(self.device)
+        for group in self.optimiser.param_groups:
+            group["lr"] = settings.learning_rate * self.rate(step)
+        self.optimiser.zero_grad(set_to_none=True)
+        each = []
+        for part in torch.arange(len(start), device=self.device).chunk(settings.accumulate):
+            clean, added, at = start[part], noise[part], timesteps[part]
+            current = self.process.noised(clean, added, at).contiguous(memory_format=torch.channels_last)
+            condition = () if coverage is None else (coverage[part], given[part])
+            output = self.network(current, at, *condition)
+            losses = self.process.losses(output, clean, added, current, at).total()
+            self.fabric.backward((losses * weights[part]).sum() / len(start))
+            each.append(losses.detach())
+        losses = torch.cat(each)
+        bound = settings.gradient_clip or math.inf
+        norm = nn.utils.clip_grad_norm_(self.denoiser.parameters(), bound)
+        self.optimiser.step()
+        self._average(step)
+        if isinstance(self.timesteps, ImportantTimesteps):
+            self.timesteps.learn(drawn, losses.cpu())
+        buckets = timesteps * _BUCKETS // settings.timesteps
+        self._sums.index_add_(0, buckets, losses)
+        self._counts.index_add_(0, buckets, torch.ones_like(losses))
+        edges = [math.ceil(settings.timesteps * i / _BUCKETS) for i in range(_BUCKETS + 1)]
+        means = (self._sums / self._counts).unbind()
+        by_timestep = {f"loss-timesteps-{a}-{b - 1}": m for a, b, m in zip(edges, edges[1:], means, strict=False)}
+        return {"loss": losses.mean(), "gradient-norm": norm.detach(), **by_timestep}
+
+    def rate(self, step: int) -> float:
+        """Return what the learning rate is multiplied by at a step: it rises, stays, and falls at the end."""
+        settings = self.settings
+        rising = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+        falling = min(1.0, (settings.steps - step) / settings.decay_steps) if settings.decay_steps else 1.0
+        return rising * falling
+
+    def _average(self, step: int) -> None:
+        """Move the averaged weights towards the raw ones."""
+        settings = self.settings
+        if settings.ema:
+            decay = min(settings.ema, (1 + step) / (10 + step)) if settings.ema_warmup else settings.ema
+            averaged: list[Tensor] = list(self.averaged.parameters())
+            raw: list[Tensor] = [parameter.detach() for parameter in self.denoiser.parameters()]
+            torch._foreach_lerp_(averaged, raw, 1 - decay)
+
+    def sampled_network(self) -> Denoiser:
+        """Return the network that is sampled from, in evaluation mode; it goes on changing while training does."""
+        return self.averaged if self.settings.ema else self.denoiser.eval()
+
+    def look(self, name: str, told: dict[str, float], step: int) -> None:
+        """Check what a step told.
+
+        Raises:
+            HarnessError: the loss is not finite.
+        """
+        if not math.isfinite(told["loss"]):
+            rate = self.settings.learning_rate
+            raise HarnessError(
+                f"{name} diverged: its loss is {told['loss']:g} at step {step}; lower learning_rate (now {rate:g}) or "
+                "set warmup_steps."
+            )
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Return everything that a resumed fit needs."""
+        return {
+            "step": step,
+            "denoiser": self.denoiser.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "timesteps": self.timesteps.state(),
+            "told": [self._sums, self._counts],
+        }
+
+    def restore(self, state: dict[str, Any]) -> int:
+        """Take up a state and return its step."""
+        self.denoiser.load_state_dict(state["denoiser"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.timesteps.restore(state["timesteps"])
+        self._sums, self._counts = (tensor.to(self.device) for tensor in state["told"])
+        return int(state["step"])
