@@ -123,19 +123,19 @@ def test_decoding_is_idempotent_on_codes():
     assert float(again.loss) < 1e-10
 
 
-@given(seed=st.integers(0, 2**31), spread=st.sampled_from([1e-3, 1.0, 30.0]))
+@given(seed=st.integers(0, 2**31), spread=st.sampled_from([1e-3, 1.0, 30.0]), distance=st.sampled_from([0, 100]))
 @settings(max_examples=20, deadline=None)
-def test_no_code_is_nearer_than_the_one_chosen(seed, spread):
+def test_no_code_is_nearer_than_the_one_chosen(seed, spread, distance):
     autoencoder = tiny()
     with torch.no_grad():
-        autoencoder.codebook.mul_(spread)
-        latents = torch.randn(1, 3, 5, 7, generator=torch.Generator().manual_seed(seed)) * spread
+        autoencoder.codebook.add_(distance).mul_(spread)  # far from the origin, products of matrices lose digits
+        latents = (torch.randn(1, 3, 5, 7, generator=torch.Generator().manual_seed(seed)) + distance) * spread
         quantised = autoencoder.quantise(latents)
     codes, places = autoencoder.codebook.detach().double().numpy(), latents[0].permute(1, 2, 0).double().numpy()
     far = np.square(places[:, :, None] - codes).sum(axis=-1)
     chosen = np.take_along_axis(far, quantised.codes[0].numpy()[..., None], axis=2)[..., 0]
-    assert np.allclose(chosen, far.min(axis=2), rtol=1e-5)
-    assert np.allclose(codes[quantised.codes[0].numpy()], quantised.latents[0].permute(1, 2, 0), atol=1e-6 * spread)
+    assert np.allclose(chosen, far.min(axis=2), rtol=1e-3, atol=0)
+    assert np.allclose(codes[quantised.codes[0].numpy()], quantised.latents[0].permute(1, 2, 0), atol=1e-4 * spread)
 
 
 @torch.no_grad()
@@ -144,6 +144,15 @@ def test_codes_do_not_depend_on_what_else_is_in_the_batch():
     latents = torch.randn(9, 3, 16, 16, generator=torch.Generator().manual_seed(3))
     whole = autoencoder.quantise(latents)
     assert torch.equal(autoencoder.quantise(latents[4:5]).codes, whole.codes[4:5])
+
+
+@torch.no_grad()
+def test_many_latents_are_compared_with_the_codes_in_parts(monkeypatch):
+    autoencoder = tiny()
+    latents = torch.randn(2, 3, 9, 5, generator=torch.Generator().manual_seed(3))
+    whole = autoencoder.quantise(latents).codes
+    monkeypatch.setattr("generators.first_stage.autoencoder._AT_ONCE", 7)
+    assert torch.equal(autoencoder.quantise(latents).codes, whole)
 
 
 @torch.no_grad()

@@ -22,6 +22,8 @@ FACTOR = 4
 CHANNELS = 3
 #: Weight of the term that moves codes towards latents (beta of van den Oord et al. 2017, arXiv 1711.00937).
 CODE_SHARE = 0.25
+#: Latents that are compared with all codes at once; with 8192 codes their distances take 268 MB.
+_AT_ONCE = 8192
 
 
 @dataclass(frozen=True)
@@ -117,22 +119,19 @@ class Autoencoder(nn.Module):
         return latents
 
     def quantise(self, latents: Tensor) -> Quantised:
-        """Move each latent (N, 3, h, w) to the nearest code; in float32 under autocast too.
+        """Move each latent (N, 3, h, w) to the nearest code, in float32.
 
         The loss weighs its two terms as taming-transformers and diffusers do by default (``legacy``): 0.25 on the
         codes' movement, where van den Oord et al. 2017 (equation 3) have it on the latents'. VQ-f4 was trained so.
         """
-        with torch.autocast(latents.device.type, enabled=False):
-            places = latents.float().permute(0, 2, 3, 1)
-            flat = places.reshape(-1, CHANNELS)
-            with torch.no_grad():
-                # By differences rather than a matrix product, whose rounding depends on how many there are.
-                far = torch.cdist(flat, self.codebook.float(), compute_mode="donot_use_mm_for_euclid_dist")
-                codes = far.argmin(dim=1)
-            nearest = functional.embedding(codes, self.codebook.float()).reshape(places.shape)
-            loss = functional.mse_loss(places, nearest.detach())
-            loss = loss + CODE_SHARE * functional.mse_loss(nearest, places.detach())
-            moved = places + (nearest - places).detach()
+        places = latents.float().permute(0, 2, 3, 1)
+        flat = places.reshape(-1, CHANNELS)
+        with torch.no_grad():
+            codes = torch.cat([_nearest(part, self.codebook.float()) for part in flat.split(_AT_ONCE)])
+        nearest = functional.embedding(codes, self.codebook.float()).reshape(places.shape)
+        loss = functional.mse_loss(places, nearest.detach())
+        loss = loss + CODE_SHARE * functional.mse_loss(nearest, places.detach())
+        moved = places + (nearest - places).detach()
         return Quantised(moved.permute(0, 3, 1, 2), loss, codes.reshape(places.shape[:3]))
 
     def decode_quantised(self, latents: Tensor) -> Tensor:
@@ -154,6 +153,12 @@ class Autoencoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the reconstructions of images (N, 3, H, W)."""
         return self.decode(self.encode(images))
+
+
+def _nearest(latents: Tensor, codebook: Tensor) -> Tensor:
+    """Return which code (M,) is nearest to each latent (M, 3)."""
+    # By differences rather than a matrix product, whose rounding depends on how far they lie from the origin.
+    return torch.cdist(latents, codebook, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
 
 
 def build(network: str) -> Autoencoder:

@@ -26,6 +26,7 @@ class FirstStageParameters(PublishedParameters):
         "learning_rate": 3.6e-5,
         "betas": (0.5, 0.9),
         "decay": 0.0,
+        "perceptual_weight": 1.0,
         "perceptual_blocks": 5,
         "judging_interval": 1,
         "adversarial_start": 0,
@@ -45,14 +46,19 @@ class FirstStageParameters(PublishedParameters):
         description="weights of that network to load instead of training: a safetensors file of this harness or of "
         "diffusers, or CompVis' checkpoint (vq-f4, or a latent diffusion model that carries it)",
     )
-    steps: int = Field(1500, ge=1, description="optimiser steps of each network")
+    steps: int = Field(1000, ge=1, description="optimiser steps of each network")
     batch_size: int = Field(8, ge=1, description="images a step")
     learning_rate: float = Field(5e-4, gt=0, description="Adam's learning rate for both networks")
     betas: tuple[float, float] = Field((0.5, 0.9), description="Adam's decay rates")
     decay: float = Field(
         0.5, ge=0, le=1, description="share of the steps, at the end, over which the learning rate falls to 0"
     )
-    perceptual_weight: float = Field(1.0, ge=0, description="weight of the perceptual term; 0 does without")
+    perceptual_weight: float = Field(
+        0.1,
+        ge=0,
+        description="weight of the perceptual term; 0 does without. LPIPS is published with 1; unweighted distances "
+        "are several times larger than LPIPS",
+    )
     perceptual_blocks: int = Field(
         3, ge=1, le=5, description="blocks of the perceptual network, of five; the deep ones cost most"
     )

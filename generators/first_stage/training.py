@@ -17,7 +17,7 @@ from generators.four_channel_gan.losses import hinge
 from generators.four_channel_gan.pictures import FLIP_AXES, flip, seeded
 from harness.errors import HarnessError
 from harness.perceptual import NO_NETWORK, PerceptualNetwork, perceptual_network
-from harness.precision import computes_in_bfloat16
+from harness.precision import fabric_on
 from harness.training import batch_positions
 
 # What a seed is for: each purpose has random numbers of its own.
@@ -72,8 +72,7 @@ class FirstStageTraining:
         self.autoencoder, self.optimiser = self._set_up(autoencoder)
         self.discriminator, self.discriminator_optimiser = self._set_up(discriminator)
         self.perceptual, self.note = _perceptual(settings, device)
-        asked = settings.precision
-        self.bfloat16 = asked == "bfloat16" or (asked == "auto" and computes_in_bfloat16(device))
+        self.fabric = fabric_on(device, settings.precision)
         #: For each code, the steps since it was used last.
         self.idle = torch.full((NETWORKS[settings.network].codes,), _USE_WINDOW, dtype=torch.int64, device=device)
 
@@ -81,9 +80,6 @@ class FirstStageTraining:
         network.to(self.device).to(memory_format=torch.channels_last).train()
         settings = self.settings
         return network, torch.optim.Adam(network.parameters(), settings.learning_rate, settings.betas, fused=True)
-
-    def _cast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
 
     def _batch(self, step: int) -> Tensor:
         """Return the images of a step as float32 (N, 3, H, W) in [-1, 1], channels last, flipped at random."""
@@ -121,7 +117,7 @@ class FirstStageTraining:
         for group in (*self.optimiser.param_groups, *self.discriminator_optimiser.param_groups):
             group["lr"] = self.rate(step)
         real = self._batch(step)
-        with self._cast():
+        with self.fabric.autocast():
             latents = self.autoencoder.encode(real)
             quantised = self.autoencoder.quantise(latents)
             made = self.autoencoder.decode_quantised(quantised.latents)
@@ -156,7 +152,7 @@ class FirstStageTraining:
             return told, pixels
         likeness = torch.zeros_like(pixels)
         if self.perceptual is not None:
-            with self._cast():
+            with self.fabric.autocast():
                 told["perceptual-loss"] = self.perceptual(made, real).mean()
             (likeness,) = torch.autograd.grad(told["perceptual-loss"], made, retain_graph=True)
             likeness = settings.perceptual_weight * likeness
@@ -164,7 +160,7 @@ class FirstStageTraining:
         pull = pixels + often * likeness
         if self._adversarial(step):
             self.discriminator.requires_grad_(False)
-            with self._cast():
+            with self.fabric.autocast():
                 scores = self.discriminator(made)
             told["deceiving-loss"] = -scores.float().mean()
             (deceiving,) = torch.autograd.grad(told["deceiving-loss"], made, retain_graph=True)
@@ -180,7 +176,7 @@ class FirstStageTraining:
 
     def _update_discriminator(self, real: Tensor, made: Tensor) -> Tensor:
         """Take one step on half the hinge loss, as published, and return it."""
-        with self._cast():
+        with self.fabric.autocast():
             on_real, on_made = self.discriminator(real), self.discriminator(made)
         loss = hinge(on_real.float(), on_made.float()) / 2
         self.discriminator_optimiser.zero_grad(set_to_none=True)
@@ -195,7 +191,7 @@ class FirstStageTraining:
         found: list[Tensor] = []
         count, batch = 0, 0
         while count < _LATENTS_A_CODE * len(codebook) and batch * self.settings.batch_size < len(self.images):
-            with self._cast():
+            with self.fabric.autocast():
                 latents = self.autoencoder.encode(self._batch(batch))
             found.append(latents.float().permute(0, 2, 3, 1).reshape(-1, codebook.shape[1]))
             count, batch = count + len(found[-1]), batch + 1
