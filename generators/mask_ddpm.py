@@ -24,7 +24,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "published": {"widths": (128, 128, 256, 256, 512, 512), "layers": 2},
     "large": {"widths": (128, 128, 256, 256, 512), "layers": 2, "head_width": 64},
     "medium": {"widths": (64, 128, 192, 256), "layers": 2, "head_width": 64},
-    "small": {"widths": (64, 96, 128), "layers": 1, "head_width": 32, "groups": 4},
+    "small": {"widths": (32, 64, 128), "layers": 1, "head_width": 32, "groups": 4},
     "tiny": {"widths": (16, 24), "layers": 1, "head_width": 8, "groups": 8},
 }
 
@@ -145,6 +145,7 @@ class MaskDDPM(DiffusionModel, Generator):
 
         settings = self.parameters
         side = self.square_side(pairs)
+        self.check_side(side, len(NETWORKS[settings.network]["widths"]))
         learned = settings.variance == "learned"
         config = {
             "side": side,
@@ -155,10 +156,11 @@ class MaskDDPM(DiffusionModel, Generator):
         examples = PixelExamples(masks.repeat(1, settings.channels, 1, 1), None, settings.flip)
 
         def show(step: int, network: Denoiser) -> None:
-            made = self._pictures(network, self.for_grids, np.arange(_SHOWN) + _GRID_SEED, context.device)
+            asked = self.for_grids
+            made = self._pictures(network, asked, np.arange(_SHOWN) + _GRID_SEED, context.device)
             grey = ((made.mean(axis=1) + 1) * 127.5).clip(0, 255).astype(np.uint8)
             context.log_images("samples", step, np.repeat(grey[..., None], 3, axis=3))
-            found = self._masks(made)
+            found = self._masks(made, asked)
             context.log(step, mask_area=float(found.mean()), empty_masks=float((~found.any(axis=(1, 2))).sum()))
 
         def keep(step: int, network: Denoiser) -> Checkpoint:
@@ -192,7 +194,8 @@ class MaskDDPM(DiffusionModel, Generator):
             HarnessError: the checkpoint's files are missing or not those of this plugin.
         """
         network, _ = self.load(checkpoint.folder, context.device)
-        return Sample(self._masks(self._pictures(network, self.parameters, seeds, context.device)))
+        made = self._pictures(network, self.parameters, seeds, context.device)
+        return Sample(self._masks(made, self.parameters))
 
     def _pictures(
         self, network: Denoiser, settings: MaskDDPMParameters, seeds: NDArray[np.int64], device: torch.device
@@ -211,9 +214,10 @@ class MaskDDPM(DiffusionModel, Generator):
         pictures: NDArray[np.float32] = made.numpy()
         return pictures
 
-    def _masks(self, pictures: NDArray[np.float32]) -> NDArray[np.uint8]:
+    @staticmethod
+    def _masks(pictures: NDArray[np.float32], settings: MaskDDPMParameters) -> NDArray[np.uint8]:
         from generators.diffusion.masks import threshold, threshold_as_published
 
-        if self.parameters.thresholding == "grey":
-            return threshold(pictures, self.parameters.smallest)
-        return threshold_as_published(pictures, self.parameters.channel)
+        if settings.thresholding == "grey":
+            return threshold(pictures, settings.smallest)
+        return threshold_as_published(pictures, settings.channel)

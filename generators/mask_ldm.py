@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from generators.diffusion.generator import DiffusionModel
 from generators.diffusion.parameters import SAMPLING, DiffusionParameters, Schedule
@@ -91,13 +91,22 @@ class MaskLDMParameters(DiffusionParameters):
         "velocity", description="what the network predicts: the noise, or velocity (Salimans and Ho 2022)"
     )
     mask_dropout: float = Field(
-        0.1, ge=0, lt=1, description="share of training pairs whose mask is left out, without which guidance is 1"
+        0.1, ge=0, lt=1, description="share of training pairs whose mask is left out, which guidance above 1 needs"
     )
     guidance: float = Field(
         1.5,
         ge=1,
         description="classifier-free guidance: above 1 what the mask changes is exaggerated, and each step costs twice",
     )
+
+    @model_validator(mode="after")
+    def _guided(self) -> MaskLDMParameters:
+        if self.guidance > 1 and not self.mask_dropout:
+            raise ValueError(
+                f"guidance {self.guidance:g} compares with a picture without a mask, which mask_dropout 0 never "
+                "teaches; set guidance to 1, or mask_dropout above 0"
+            )
+        return self
 
 
 class MaskLDM(DiffusionModel, Generator):
@@ -137,6 +146,12 @@ class MaskLDM(DiffusionModel, Generator):
         """Return what the first stage depends on."""
         first_stage = self.parameters.first_stage
         return first_stage.surroundings() if first_stage is not None else {}
+
+    @property
+    def for_grids(self) -> MaskLDMParameters:
+        """Parameters that grids of a fit are sampled with; there is guidance where the fit allows it."""
+        chosen: MaskLDMParameters = super().for_grids
+        return chosen if chosen.mask_dropout else chosen.model_copy(update={"guidance": 1.0})
 
     def build(self, config: dict[str, Any]) -> Denoiser:
         """Build the network of a checkpoint's config."""
@@ -181,10 +196,13 @@ class MaskLDM(DiffusionModel, Generator):
         from generators.diffusion.examples import LatentExamples, PixelExamples
         from generators.diffusion.process import Process
         from generators.diffusion.training import DiffusionTraining
-        from generators.first_stage.autoencoder import save
+        from generators.first_stage.autoencoder import FACTOR, save
         from generators.first_stage.fitting import AfterFirstStage, fitted_first_stage, in_progress
 
         settings = self.parameters
+        # Mistakes are told before the first stage is trained, not after it.
+        self.check_side(side, len(NETWORKS[settings.network]["widths"]), FACTOR if settings.first_stage else 1)
+        settings.checkpoint_steps()
         state = context.restore_state()
         autoencoder: Autoencoder | None = None
         examples: PixelExamples | LatentExamples = PixelExamples(images, masks, settings.flip)
@@ -287,7 +305,7 @@ class MaskLDM(DiffusionModel, Generator):
             seeds,
             device,
             coverage=coverage,
-            guidance=settings.guidance if settings.mask_dropout else 1.0,
+            guidance=settings.guidance,
             clip=autoencoder is None,
         )
         if autoencoder is not None:

@@ -55,14 +55,15 @@ class Denoiser(nn.Module):
             channels: of what is denoised.
             side: of what is denoised, in pixels or latent positions.
             shape: of the U-Net.
-            attention: sides of the grid at which there is self-attention, besides the middle.
+            attention: sides of the grid at which there is self-attention, besides the middle; those that no level has
+                are left out.
             patch: side of the patches that become positions.
             learned_variance: predict variances too, in as many channels again.
             masks: take a mask.
             dropout: in the residual blocks.
 
         Raises:
-            HarnessError: the side cannot be halved so often, or there is no level of a side in ``attention``.
+            HarnessError: the side cannot be halved so often.
         """
         super().__init__()
         from diffusers import UNet2DModel

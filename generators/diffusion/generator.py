@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 _CONFIG, _DENOISER = "config.json", "denoiser.safetensors"
 
-#: What grids of a fit are sampled with, whatever the sampler that was chosen: so the fit does not depend on that.
-_GRID = {"sampler": "dpm-solver++", "sampling_steps": 15}
+#: Steps that grids of a fit are sampled with.
+_GRID_STEPS = 15
 
 
 class DiffusionModel(Generator):
@@ -52,11 +52,34 @@ class DiffusionModel(Generator):
             raise HarnessError(f"{self.name} makes squares, and the training pairs are {width} x {height} px.")
         return height
 
+    def check_side(self, side: int, levels: int, factor: int = 1) -> None:
+        """Check that the network can halve pictures, or their latents, as often as it has to.
+
+        Args:
+            side: of the training pairs.
+            levels: of the network.
+            factor: pixels a side of a latent position.
+
+        Raises:
+            HarnessError: it cannot.
+        """
+        settings = self.parameters
+        multiple = factor * settings.patch << (levels - 1)
+        if side % multiple:
+            on = f" on latents {factor} times smaller" if factor > 1 else ""
+            raise HarnessError(
+                f"{self.name} with network {settings.network} ({levels} levels, patches of {settings.patch}){on} needs "
+                f"pairs of a side that is a multiple of {multiple}, got {side} px; set another dataset.size, network "
+                "or patch."
+            )
+
     @property
     def for_grids(self) -> Any:
-        """Parameters with the sampler of grids."""
-        steps = min(_GRID["sampling_steps"], self.parameters.timesteps)
-        return self.parameters.model_copy(update={**_GRID, "sampling_steps": steps})
+        """Parameters that grids of a fit are sampled with: whatever sampling alone reads has its default."""
+        fields = type(self.parameters).model_fields
+        chosen = {name: fields[name].default for name in self.sampling}
+        chosen["sampling_steps"] = min(_GRID_STEPS, self.parameters.timesteps)
+        return self.parameters.model_copy(update=chosen)
 
     def train(
         self,

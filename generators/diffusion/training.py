@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,16 @@ from harness.precision import fabric_on, without_remarks
 from harness.training import batch_positions
 
 # What a seed is for: each purpose has random numbers of its own.
-_STEP, _WEIGHTS = range(2)
+_STEP, _WEIGHTS, _DROPOUT = range(3)
 
 #: Ranges of timesteps whose losses are told apart, and steps over which they are averaged.
 _BUCKETS, _TOLD_EVERY = 4, 20
+
+
+def shares(count: int, parts: int) -> list[slice]:
+    """Return slices that cut ``count`` things into parts of sizes that differ by one at most."""
+    edges = [count * i // parts for i in range(parts + 1)]
+    return [slice(start, end) for start, end in zip(edges, edges[1:], strict=False)]
 
 
 class DiffusionTraining:
@@ -79,7 +86,8 @@ class DiffusionTraining:
     def step(self, step: int) -> dict[str, Tensor]:
         """Update the network once, on one batch.
 
-        All randomness comes from (seed, step) and is drawn for the whole batch, in however many parts that is computed.
+        All randomness comes from (seed, step) and is drawn for the whole batch, in however many parts that is computed;
+        but dropout's is drawn for each part.
 
         Returns:
             The batch's ``loss`` and ``gradient-norm``, and of the steps since the last multiple of 20 the mean loss in
@@ -101,11 +109,12 @@ class DiffusionTraining:
             group["lr"] = settings.learning_rate * self.rate(step)
         self.optimiser.zero_grad(set_to_none=True)
         each = []
-        for part in torch.arange(len(start), device=self.device).chunk(settings.accumulate):
+        for part in shares(len(start), settings.accumulate):
             clean, added, at = start[part], noise[part], timesteps[part]
             current = self.process.noised(clean, added, at).contiguous(memory_format=torch.channels_last)
             condition = () if coverage is None else (coverage[part], given[part])
-            output = self.network(current, at, *condition)
+            with self._dropout(step, part.start):
+                output = self.network(current, at, *condition)
             losses = self.process.losses(output, clean, added, current, at).total()
             self.fabric.backward((losses * weights[part]).sum() / len(start))
             each.append(losses.detach())
@@ -123,6 +132,16 @@ class DiffusionTraining:
         means = (self._sums / self._counts).unbind()
         by_timestep = {f"loss-timesteps-{a}-{b - 1}": m for a, b, m in zip(edges, edges[1:], means, strict=False)}
         return {"loss": losses.mean(), "gradient-norm": norm.detach(), **by_timestep}
+
+    @contextlib.contextmanager
+    def _dropout(self, step: int, first: int) -> Iterator[None]:
+        """Let dropout, which draws from torch's global state, depend on seed, step and first picture of the part."""
+        if not self.settings.dropout:
+            yield
+            return
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(int(seeded(self.seed, _DROPOUT, step, first).initial_seed()))
+            yield
 
     def rate(self, step: int) -> float:
         """Return what the learning rate is multiplied by at a step: it rises, stays, and falls at the end."""

@@ -96,8 +96,9 @@ def fitted_first_stage(
     autoencoder = _frozen(autoencoder, context)
     given = images[:_MEASURED].permute(0, 2, 3, 1).contiguous().cpu().numpy()
     found = measure(autoencoder, given, context.device)
-    context.log(settings.steps, **{f"first-stage-{name}": value for name, value in found.items()})
-    _show(autoencoder, images[:_SHOWN], settings.steps, context)
+    done = 0 if settings.file is not None else settings.steps
+    context.log(done, **{f"first-stage-{name}": value for name, value in found.items()})
+    _show(autoencoder, images[:_SHOWN], done, context)
     context.save_state({_AUTOENCODER: autoencoder.state_dict()})
     return autoencoder
 
