@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from harness.report.names import interval, metric_name, number, p_value, signed
 from harness.report.table import Cell, Table
-from harness.report.wording import comparison_caption, score_caption
+from harness.report.wording import comparison_caption, detectable, score_caption, shows_any
 from harness.stats.arms import ArmKey
 from harness.stats.study import Effect, Score, evaluated, indistinguishable, scores
 
@@ -153,7 +153,7 @@ def comparison_table(results: StudyResults, effects: list[Effect]) -> Table:
                 Cell(effect.baseline),
                 Cell(f"{signed(effect.difference)} {interval(effect.low, effect.high, sign=True)}".strip(), mark=mark),
                 Cell(p_value(effect.p_holm)),
-                Cell(number(effect.detectable)),
+                Cell(detectable(effect)),
                 Cell(effect.verdict, bold=effect.verdict in ("helps", "hurts"), mark=reason),
             ]
         )
@@ -177,7 +177,12 @@ def comparison_table(results: StudyResults, effects: list[Effect]) -> Table:
         rows,
         frozenset(rules),
         [
-            "Detectable: the smallest true difference that would be found in 80 % of repetitions of this study.",
+            "Detectable: the smallest true difference that would be found in 80 % of repetitions of this study"
+            + (
+                "."
+                if all(shows_any(e) for e in effects)
+                else "; none: too few training runs to show any, however large."
+            ),
             *(f"{mark} {reason}." for reason, mark in reasons.items()),
         ],
         text_columns=3 if len(places) == 1 else 4,

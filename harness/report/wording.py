@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from harness.stats import Effect
 
 
+#: No two scores in [0, 1] differ by more.
+LARGEST_DIFFERENCE = 1.0
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What a recipe is made of, as the results table says."""
@@ -149,6 +153,17 @@ def comparison_caption(results: StudyResults, tested: int) -> str:
     )
 
 
+def shows_any(effect: Effect) -> bool:
+    """Say whether a comparison could have found any effect that scores in [0, 1] can have; two runs often cannot."""
+    return not effect.detectable > LARGEST_DIFFERENCE
+
+
+def detectable(effect: Effect) -> str:
+    """Return the smallest effect that a comparison could have found as it stands in tables; ``none`` when none could
+    be."""
+    return number(effect.detectable) if shows_any(effect) else "none"
+
+
 def describe(effect: Effect) -> str:
     """Return one comparison as a sentence."""
     key = effect.key
@@ -162,7 +177,10 @@ def describe(effect: Effect) -> str:
         f"p {_equals(p_value(effect.p_holm))}"
     )
     if effect.verdict == "no evidence either way":
-        return f"{where}: no evidence either way ({measured}; could have seen ±{number(effect.detectable)} or more)."
+        seen = f"could have seen ±{detectable(effect)} or more"
+        if not shows_any(effect):
+            seen = "so few training runs cannot show any effect"
+        return f"{where}: no evidence either way ({measured}; {seen})."
     return f"{where}: {effect.verdict} ({measured})."
 
 
@@ -213,13 +231,25 @@ def _does_it_help(effects: list[Effect]) -> list[str]:
         word = "No evidence that it does, or that it harms"
     tally = _tally(effects)
     text = f"{tally[0].upper()}{tally[1:]}."
-    if detectable := [e.detectable for e in effects if e.verdict == "no evidence either way"]:
-        low, high = number(min(detectable)), number(max(detectable))
-        span = low if low == high else f"{low} to {high}"
-        text += f" Where nothing was found, a true effect of {span} would have been found in 80 % of repetitions."
+    text += _what_could_be_found([e for e in effects if e.verdict == "no evidence either way"])
     if reasons := list(dict.fromkeys(e.reason for e in effects if e.verdict == "not comparable")):
         text += " Not comparable: " + "; ".join(reasons[:3]) + ("; …" if len(reasons) > 3 else "") + "."
     return [f"Does synthetic data help? {word}.", text]
+
+
+def _what_could_be_found(nothing_found: list[Effect]) -> str:
+    """Return how large an effect must be to be found, of comparisons that found none."""
+    text = ""
+    if sizes := [e.detectable for e in nothing_found if shows_any(e)]:
+        low, high = number(min(sizes)), number(max(sizes))
+        span = low if low == high else f"{low} to {high}"
+        text += f" Where nothing was found, a true effect of {span} would have been found in 80 % of repetitions."
+    if blind := len(nothing_found) - len(sizes):
+        text += (
+            f" In {count(blind, 'comparison')} the training runs are too few to show any effect, however large: "
+            "declare more seeds."
+        )
+    return text
 
 
 def _by_generator(effects: list[Effect], known: dict[str, Recipe]) -> list[str]:
