@@ -541,6 +541,9 @@ def test_the_seed_matters_and_the_global_state_does_not(phantoms):
         assert torch.equal(torch.get_rng_state(), before)
         return torch.cat([parameter.detach().flatten() for parameter in begun.autoencoder.parameters()])
 
+    weights = [trained(phantoms, seed=seed).autoencoder.model.encoder.conv_in.weight for seed in (0, 0, 1)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
     first, again, other = after_two_steps(0, 1), after_two_steps(0, 2), after_two_steps(1, 1)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -588,15 +591,18 @@ def test_dead_codes_are_moved_onto_latents(phantoms, interval):
 def test_reviving_forgets_what_the_optimiser_knew_of_a_dead_code_alone(phantoms):
     begun = trained(phantoms, batch_size=8, revive_interval=2)
     begun.step(0)
+    known = begun.optimiser.state[begun.autoencoder.codebook]
     with torch.no_grad():
         begun.autoencoder.codebook[100:] = 50.0
+        for moment in ("exp_avg", "exp_avg_sq"):
+            known[moment].fill_(1.0)
     begun.idle.fill_(100)
     begun.step(1)
-    moments = begun.optimiser.state[begun.autoencoder.codebook]["exp_avg_sq"].amax(dim=1)
     dead = begun.idle > 100
     assert bool(dead[100:].all())
-    assert float(moments[dead].max()) == 0
-    assert float(moments[~dead].min()) > 0
+    for moment in ("exp_avg", "exp_avg_sq"):
+        assert float(known[moment][dead].abs().max()) == 0
+        assert float(known[moment][~dead].abs().min()) > 0.3
 
 
 def test_the_learning_rate_falls_at_the_end(phantoms):
