@@ -67,7 +67,12 @@ class FirstStageParameters(PublishedParameters):
         ge=0,
         description="weight of the adversarial term, times the ratio of both terms' gradients; 0 does without",
     )
-    adversarial_start: int = Field(500, ge=0, description="step at which the discriminator comes in")
+    adversarial_start: int = Field(
+        2000,
+        ge=0,
+        description="step at which the discriminator comes in; a training that ends before does without, since in few "
+        "steps it does harm",
+    )
     discriminator_features: int = Field(32, ge=1, description="channels of the discriminator's first layer")
     judging_interval: int = Field(
         4,
