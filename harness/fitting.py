@@ -19,7 +19,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.errors import PluginError
 from harness.plugins import Checkpoint
@@ -99,6 +99,7 @@ class LocalFitContext:
         self.folder = folder
         self.device = device
         self.seed = seed
+        self.geometry: Literal["squash", "crop"] = "squash"
         self.save_every_s = save_every_s
         self.on_progress = on_progress
         self._progress_every_s = progress_every_s

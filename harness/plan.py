@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 from harness.errors import DataError, DeclarationError, HarnessError
-from harness.plugins import load_plugin
+from harness.plugins import Kind, load_plugin
 from harness.stage_graph import Cell, Plan, PlanBuilder, Pool, Reference, Stage
-from harness.study import ROLES, Recipe, TrainingSets, expand_recipes
+from harness.study import ROLES, PluginUse, Recipe, TrainingSets, expand_recipes
 from harness.study_file import LoadedStudy
 
 __all__ = ["Cell", "Plan", "Pool", "Reference", "Stage", "build_plan", "missing_weights", "plan_fit"]
@@ -100,7 +100,7 @@ def _planned(loaded: LoadedStudy) -> tuple[Plan, PlanBuilder]:
 
 
 def missing_weights(plan: Plan) -> list[str]:
-    """Return a sentence for each network's weights that the study needs and this machine lacks."""
+    """Return a sentence for each network's weights, and whatever else, that plugins need and this machine lacks."""
     from harness.metrics.fidelity import FIDELITY
 
     study, document = plan.loaded.study, plan.loaded.document
@@ -125,13 +125,31 @@ def missing_weights(plan: Plan) -> list[str]:
         for name in FIDELITY[metric].needs_weights:
             needed.setdefault(name, ("fidelity", "metrics", i))
     at_random = "random weights (encoder_weights: random)"
-    return _missing_networks(plan) + [
-        f"{document.origin(place)}: {'.'.join(map(str, place))}: needs the weights {name}, which are not on this "
-        f"machine; get them with `harness weights fetch {name}` or `harness weights add {name} FILE`, or declare "
-        f"{at_random if place[0] == 'segmenters' or place[1] == 'segmenter' else 'another plugin or metric'}"
-        for name, place in needed.items()
-        if not _is_here(name)
-    ]
+    return (
+        _lacking(plan)
+        + _missing_networks(plan)
+        + [
+            f"{document.origin(place)}: {'.'.join(map(str, place))}: needs the weights {name}, which are not on this "
+            f"machine; get them with `harness weights fetch {name}` or `harness weights add {name} FILE`, or declare "
+            f"{at_random if place[0] == 'segmenters' or place[1] == 'segmenter' else 'another plugin or metric'}"
+            for name, place in needed.items()
+            if not _is_here(name)
+        ]
+    )
+
+
+def _lacking(plan: Plan) -> list[str]:
+    """Return what the generators and refiners of a study say that they lack on this machine."""
+    document, problems = plan.loaded.document, list[str]()
+    for name, declared in plan.loaded.study.generators.items():
+        uses: list[tuple[tuple[str | int, ...], Kind, PluginUse]]
+        uses = [(("generators", name, part), "generators", use) for part, use in declared.uses()]
+        uses += [(("generators", name, "refine", i), "refiners", use) for i, use in enumerate(declared.refine)]
+        for place, kind, use in uses:
+            where = f"{document.origin(place)}: {'.'.join(map(str, place))}"
+            plugin = load_plugin(kind, use.plugin).create(**use.values())
+            problems += [f"{where}: {sentence}" for sentence in plugin.lacks()]
+    return problems
 
 
 def _missing_networks(plan: Plan) -> list[str]:

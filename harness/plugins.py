@@ -130,6 +130,8 @@ class FitContext(Protocol):
 
     device: torch.device
     seed: int
+    #: How the study makes squares of frames: for what a fit reads from files itself.
+    geometry: Literal["squash", "crop"]
 
     def checkpoint_folder(self, step: int) -> Path:
         """Return a fresh empty folder for the checkpoint at ``step``."""
@@ -215,6 +217,13 @@ class Plugin(ABC):
         """
         return {}
 
+    def lacks(self) -> list[str]:
+        """Return a sentence for each thing that this plugin, as declared, needs and this machine does not have.
+
+        A study is refused with them before anything runs; weights (:meth:`weights`) need not be among them.
+        """
+        return []
+
     @classmethod
     def example(cls) -> dict[str, Any]:
         """Return parameter values for a run of a second, which ``harness plugin check`` uses."""
@@ -235,6 +244,18 @@ class Generator(Plugin):
     def weights(self) -> tuple[str, ...]:
         """Return the weights on the card."""
         return self.card.weights
+
+    def turns(self, checkpoint: Checkpoint, pairs: PairSet) -> int:
+        """Return of how many things the items of a pool are made in turn; 1 when the seed alone decides.
+
+        Item *i* of a pool gets a seed of which the remainder, divided by this, is the remainder of ``i``; all else in
+        it is random. A generator that takes number ``seed % n`` of ``n`` masks so uses each once before any twice.
+
+        Args:
+            checkpoint: that is sampled.
+            pairs: as in ``SampleContext``.
+        """
+        return len(pairs) if self.card.needs == "image" else 1
 
     @abstractmethod
     def fit(self, pairs: PairSet, context: FitContext) -> Iterator[Checkpoint]:

@@ -559,7 +559,7 @@ def _named_network(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _portable(value: Any) -> Any:
-    """Replace the path of an existing file by the digest of its content: keys hold contents, never paths."""
+    """Replace the path of a file or folder by the digest of its content: keys hold contents, never paths."""
     if isinstance(value, dict):
         return {key: _portable(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -568,4 +568,15 @@ def _portable(value: Any) -> Any:
         path = Path(value).expanduser()
         if path.is_file():
             return {"file-sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        if path.is_dir():
+            return {"folder-sha256": _digest_of_folder(path)}
     return value
+
+
+def _digest_of_folder(folder: Path) -> str:
+    """Return the SHA-256 of the files below a folder: their contents and their names within it."""
+    whole = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        whole.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+    return whole.hexdigest()

@@ -20,6 +20,7 @@ def run(stage: RunningStage) -> dict[str, Any]:
     pairs = stage.dataset.first(stage.parameters["real"], stage.parameters["order-seed"])
     if len(pairs) < generator.card.minimum:
         raise HarnessError(f"{generator.name} needs at least {generator.card.minimum} real pairs, got {len(pairs)}.")
+    stage.context.geometry = stage.dataset.source["geometry"]
     ahead = True
 
     def score(checkpoint: Checkpoint) -> None:

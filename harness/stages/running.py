@@ -157,8 +157,8 @@ def item_seeds(seed: int, count: int, in_turn: int = 1) -> NDArray[np.int64]:
     Args:
         seed: of the pool.
         count: how many.
-        in_turn: real pairs that the items are made from in turn, by a generator of one model a pair: item *i* gets a
-            seed of which the remainder, divided by this, is ``i % in_turn``, and all else is random.
+        in_turn: things that the items are made from in turn (``Generator.turns``): item *i* gets a seed of which the
+            remainder, divided by this, is ``i % in_turn``, and all else is random.
 
     Returns:
         int64 (count,), in [0, 2**62 + in_turn).
@@ -169,19 +169,21 @@ def item_seeds(seed: int, count: int, in_turn: int = 1) -> NDArray[np.int64]:
     return drawn - drawn % in_turn + np.arange(count) % in_turn
 
 
-def pool_seeds(generator: Generator, real: PairSet, seed: int, count: int) -> NDArray[np.int64]:
+def pool_seeds(generator: Generator, checkpoint: Checkpoint, real: PairSet, seed: int, count: int) -> NDArray[np.int64]:
     """Return the seeds of the items of a pool (:func:`item_seeds`).
 
     A generator that has one model a pair (``needs: image``) makes an item from the pair at ``seed % n`` of the ``n``
-    that it is given. Its seeds are dealt: the first k * n items of a pool are k from each pair.
+    that it is given. Its seeds are dealt: the first k * n items of a pool are k from each pair. So are those of any
+    generator that says that things take turns (``Generator.turns``).
 
     Args:
         generator: that makes them.
+        checkpoint: that it is sampled at.
         real: the pairs that it is given, as :func:`sampled_pairs` returns them.
         seed: of the pool.
         count: how many.
     """
-    return item_seeds(seed, count, len(real) if generator.card.needs == "image" else 1)
+    return item_seeds(seed, count, generator.turns(checkpoint, real))
 
 
 def sampled_pairs(generator: Generator, checkpoint: Checkpoint, real: PairSet) -> PairSet:

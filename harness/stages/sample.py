@@ -48,7 +48,7 @@ def run(stage: RunningStage) -> dict[str, Any]:
     if masks is not None:
         provenance["masks"] = sorted(masks.seen())
     (stage.folder / "provenance.json").write_text(json.dumps(provenance))
-    _write_manifest(stage, pool, step, masks, pool_seeds(generator, real, stage.seed, len(pool)))
+    _write_manifest(stage, pool, step, masks, pool_seeds(generator, checkpoint, real, stage.seed, len(pool)))
     empty = int((pool.masks.reshape(len(pool), -1).max(axis=1) == 0).sum())
     return {"count": len(pool), "checkpoint": step, "empty-masks": empty}
 
@@ -89,7 +89,7 @@ def sample_pairs(
         PluginError: the generator returned something of the wrong shape, type or range, or names sources it was not
             given.
     """
-    seeds = pool_seeds(generator, real, stage.seed, count)
+    seeds = pool_seeds(generator, checkpoint, real, stage.seed, count)
     positions = mask_positions(stage, count)
     conditions = None if masks is None else masks.masks[positions]
     context = stage.sample_context(real)

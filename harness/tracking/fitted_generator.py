@@ -80,7 +80,7 @@ class FittedGenerator:
         """Return the seeds of the first ``count`` items of the pool that ``seed`` names, int64 (count,)."""
         from harness.stages.running import pool_seeds
 
-        return pool_seeds(self.generator, self.real, seed, count)
+        return pool_seeds(self.generator, self.checkpoint, self.real, seed, count)
 
     def lineage(self, sample: Sample) -> list[frozenset[str]]:
         """Return, for each item of a sample, the real ids that anything used to make it has seen."""
