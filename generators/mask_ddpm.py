@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -43,6 +44,7 @@ class MaskDDPMParameters(DiffusionParameters):
         "batch_size": 2,
         "checkpoints": (1, 50_000, 100_000, 150_000, 200_000, 230_000),
         "noise_schedule": "linear",
+        "prediction": "noise",
         "learning_rate": 1e-4,
         "gradient_clip": None,
         "ema": 0.9999,
@@ -62,6 +64,9 @@ class MaskDDPMParameters(DiffusionParameters):
     )
     channels: Literal[1, 3] = Field(1, description="of the pictures of masks: grey, or three equal ones as published")
     noise_schedule: Schedule = Field("cosine", description="how noise grows with the timestep")
+    prediction: Literal["noise", "velocity"] = Field(
+        "velocity", description="what the network predicts: the noise, or velocity (Salimans and Ho 2022)"
+    )
     variance: Literal["learned", "fixed"] = Field(
         "learned", description="of the reverse steps: learned between two bounds by the hybrid objective, or the lower"
     )
@@ -139,8 +144,7 @@ class MaskDDPM(DiffusionModel, Generator):
         import torch
 
         from generators.diffusion.examples import PixelExamples
-        from generators.diffusion.process import Process
-        from generators.diffusion.training import DiffusionTraining
+        from generators.diffusion.training import DiffusionStart
         from harness.evaluation import is_out_of_memory
 
         settings = self.parameters
@@ -167,15 +171,9 @@ class MaskDDPM(DiffusionModel, Generator):
             return self.write(context.checkpoint_folder(step), step, network, config)
 
         try:
-            training = DiffusionTraining(
-                settings,
-                examples,
-                lambda: self.build(config),
-                Process(settings, context.device, learned_variance=learned),
-                context.seed,
-                context.device,
-            )
-            yield from self.train(training, context, show, keep, context.restore_state())
+            build = partial(self.build, config)
+            start = DiffusionStart(settings, examples, build, context.seed, learned_variance=learned)
+            yield from self.train(start, context, show, keep, context.restore_state())
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

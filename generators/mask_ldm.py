@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from generators.diffusion.denoiser import Denoiser
     from generators.first_stage.autoencoder import Autoencoder
+    from generators.stepped_fit import SteppedTraining
     from harness.data.pairs import PairSet
 
 #: Widths of each level, residual blocks of a level, channels of an attention head, and groups of the norms.
@@ -194,8 +196,7 @@ class MaskLDM(DiffusionModel, Generator):
 
         from generators.diffusion.denoiser import coverage_of
         from generators.diffusion.examples import LatentExamples, PixelExamples
-        from generators.diffusion.process import Process
-        from generators.diffusion.training import DiffusionTraining
+        from generators.diffusion.training import DiffusionStart
         from generators.first_stage.autoencoder import FACTOR, save
         from generators.first_stage.fitting import AfterFirstStage, fitted_first_stage, in_progress
 
@@ -238,17 +239,14 @@ class MaskLDM(DiffusionModel, Generator):
                 save(autoencoder, folder / _FIRST_STAGE)
             return self.write(folder, step, network, config)
 
-        training = DiffusionTraining(
-            settings,
-            examples,
-            lambda: self.build(config),
-            Process(settings, context.device),
-            context.seed,
-            context.device,
-            mask_dropout=settings.mask_dropout,
+        start = DiffusionStart(
+            settings, examples, partial(self.build, config), context.seed, mask_dropout=settings.mask_dropout
         )
-        whole = None if autoencoder is None else AfterFirstStage(training, autoencoder)
-        yield from self.train(training, context, show, keep, state, whole)
+
+        def whole(training: SteppedTraining) -> SteppedTraining:
+            return training if autoencoder is None else AfterFirstStage(training, autoencoder)
+
+        yield from self.train(start, context, show, keep, state, whole)
 
     def sample(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Protocol
 
@@ -24,6 +25,10 @@ class Examples(Protocol):
 
     def batch(self, positions: NDArray[np.intp], randomness: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Return pictures or latents float32 (N, C, S, S), flipped at random, and the coverage by their masks."""
+        ...
+
+    def to(self, device: torch.device) -> Examples:
+        """Return the same examples on a device."""
         ...
 
 
@@ -52,6 +57,12 @@ class PixelExamples:
         chosen = flip(chosen, self._axes, randomness)
         pictures = chosen[:, : self._channels].float().div_(127.5).sub_(1)
         return pictures, chosen[:, self._channels :].float() if self._conditional else None
+
+    def to(self, device: torch.device) -> PixelExamples:
+        """Return the same examples on a device."""
+        moved = copy.copy(self)
+        moved._pictures = self._pictures.to(device)
+        return moved
 
 
 class LatentExamples:
@@ -95,3 +106,10 @@ class LatentExamples:
         chosen = list(zip(views, positions.tolist(), strict=True))
         latents = torch.stack([self._latents[view][i] for view, i in chosen])
         return latents * self.scale, torch.stack([self._coverage[view][i] for view, i in chosen])
+
+    def to(self, device: torch.device) -> LatentExamples:
+        """Return the same examples on a device."""
+        moved = copy.copy(self)
+        moved._latents = [latents.to(device) for latents in self._latents]
+        moved._coverage = [coverage.to(device) for coverage in self._coverage]
+        return moved

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,7 +20,8 @@ if TYPE_CHECKING:
     import torch
 
     from generators.diffusion.denoiser import Denoiser
-    from generators.diffusion.training import DiffusionTraining
+    from generators.diffusion.training import DiffusionStart
+    from generators.several_devices import SharedTraining
     from harness.data.pairs import PairSet
 
 _CONFIG, _DENOISER = "config.json", "denoiser.safetensors"
@@ -83,23 +87,52 @@ class DiffusionModel(Generator):
 
     def train(
         self,
-        training: DiffusionTraining,
+        start: DiffusionStart,
         context: FitContext,
         show: Callable[[int, Denoiser], None],
         keep: Callable[[int, Denoiser], Checkpoint],
         state: dict[str, Any] | None,
-        whole: SteppedTraining | None = None,
+        whole: Callable[[SteppedTraining], SteppedTraining] = lambda training: training,
     ) -> Iterator[Checkpoint]:
-        """Take a training to its end and yield the checkpoints.
+        """Take a training to its end, on one device or several, and yield the checkpoints.
 
         Args:
-            training: at its start.
+            start: what it starts from.
             context: of the fit.
             show: logs samples of a network at a step.
             keep: writes the checkpoint of a network at a step.
             state: to go on from.
-            whole: what is stepped and saved, when that is more than the training.
+            whole: returns what is stepped and saved, where that is more than the training.
         """
+        with self._started(start, context.device) as training:
+            yield from self._train(training, context, show, keep, state, whole(training))
+
+    @contextlib.contextmanager
+    def _started(self, start: DiffusionStart, device: torch.device) -> Iterator[SharedTraining]:
+        import torch
+
+        from generators.several_devices import SeveralDevices
+        from harness.precision import fabric_on
+
+        settings = self.parameters
+        if settings.devices == 1:
+            yield start(fabric_on(device, settings.precision))
+            return
+        with torch.random.fork_rng(devices=[]):
+            network = start.build().requires_grad_(False).to(device).to(memory_format=torch.channels_last).eval()
+        sent = replace(start, examples=start.examples.to(torch.device("cpu")))
+        with SeveralDevices(sent, device, settings.devices, settings.precision, network) as training:
+            yield training
+
+    def _train(
+        self,
+        training: SharedTraining,
+        context: FitContext,
+        show: Callable[[int, Denoiser], None],
+        keep: Callable[[int, Denoiser], Checkpoint],
+        state: dict[str, Any] | None,
+        whole: SteppedTraining,
+    ) -> Iterator[Checkpoint]:
         settings = self.parameters
         grids = evenly(settings.grids, settings.steps) if settings.grids else ()
         stops = Stops(settings.steps, settings.checkpoint_steps(), grids)
@@ -111,12 +144,35 @@ class DiffusionModel(Generator):
             shown(step)
             return keep(step, training.sampled_network())
 
-        def look(told: dict[str, float], step: int) -> None:
-            training.look(self.name, told, step)
-
         yield from fit_in_steps(
-            whole or training, context, stops, settings.batch_size, state=state, look=look, show=shown, keep=kept
+            whole, context, stops, settings.batch_size, state=state, look=self.look, show=shown, keep=kept
         )
+
+    def look(self, told: dict[str, float], step: int) -> None:
+        """Check what a step told.
+
+        Raises:
+            HarnessError: the loss is not finite.
+        """
+        if not math.isfinite(told["loss"]):
+            rate = self.parameters.learning_rate
+            raise HarnessError(
+                f"{self.name} diverged: its loss is {told['loss']:g} at step {step}; lower learning_rate (now "
+                f"{rate:g}) or set warmup_steps."
+            )
+
+    def devices(self) -> int:
+        """Return how many devices a fit computes on."""
+        return int(self.parameters.devices)
+
+    def lacks(self) -> list[str]:
+        """Say when the fit wants more accelerators than there are; without any, it computes in processes."""
+        from harness.executors.local import visible_accelerators
+
+        there = len(visible_accelerators())
+        if not 0 < there < self.devices():
+            return []
+        return [f"devices: {self.devices()} asks for more accelerators than the {there} of this machine"]
 
     def too_little_memory(self, side: int, device: torch.device) -> OutOfMemory:
         """Return what to raise when a fit ran out of memory."""

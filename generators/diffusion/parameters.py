@@ -21,7 +21,12 @@ class DiffusionParameters(PublishedParameters):
     steps: int = Field(20_000, ge=1, description="optimiser steps")
     batch_size: int = Field(16, ge=1, description="training pairs a step")
     accumulate: int = Field(
-        1, ge=1, description="parts that a batch is computed in, one after another, where memory is short"
+        1, ge=1, description="parts that a device's batch is computed in, one after another, where memory is short"
+    )
+    devices: int = Field(
+        1,
+        ge=1,
+        description="devices of one machine that share each batch, and change rounding alone; on a CPU, processes",
     )
     checkpoints: int | tuple[int, ...] = Field(
         4, description="how many checkpoints, evenly spaced with the last step last, or the list of their steps"
@@ -82,6 +87,10 @@ class DiffusionParameters(PublishedParameters):
             raise ValueError(f"sampling_steps {self.sampling_steps} is more than the {self.timesteps} timesteps")
         if self.accumulate > self.batch_size:
             raise ValueError(f"accumulate {self.accumulate} is more than batch_size {self.batch_size}")
+        if self.devices * self.accumulate > self.batch_size:
+            raise ValueError(
+                f"devices {self.devices} times accumulate {self.accumulate} is more than batch_size {self.batch_size}"
+            )
         return self
 
     def checkpoint_steps(self) -> list[int]:

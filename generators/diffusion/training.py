@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -18,9 +20,11 @@ from generators.diffusion.parameters import DiffusionParameters
 from generators.diffusion.process import Process
 from generators.diffusion.timesteps import ImportantTimesteps, UniformTimesteps
 from generators.four_channel_gan.pictures import seeded
-from harness.errors import HarnessError
 from harness.precision import fabric_on, without_remarks
 from harness.training import batch_positions
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 # What a seed is for: each purpose has random numbers of its own.
 _STEP, _WEIGHTS, _DROPOUT = range(3)
@@ -32,7 +36,41 @@ _BUCKETS, _TOLD_EVERY = 4, 20
 def shares(count: int, parts: int) -> list[slice]:
     """Return slices that cut ``count`` things into parts of sizes that differ by one at most."""
     edges = [count * i // parts for i in range(parts + 1)]
-    return [slice(start, end) for start, end in zip(edges, edges[1:], strict=False)]
+    return [slice(start, end) for start, end in itertools.pairwise(edges)]
+
+
+@dataclass(frozen=True)
+class DiffusionStart:
+    """What a training starts from, on whatever device; it can be sent to another process.
+
+    Attributes:
+        settings: of the model.
+        examples: to learn from.
+        build: builds the network from the global torch seed.
+        seed: of all randomness.
+        learned_variance: whether the network predicts variances.
+        mask_dropout: share of pictures whose mask is left out, so that guidance can tell what a mask changes.
+    """
+
+    settings: DiffusionParameters
+    examples: Examples
+    build: Callable[[], Denoiser]
+    seed: int
+    learned_variance: bool = False
+    mask_dropout: float = 0.0
+
+    def __call__(self, fabric: Fabric) -> DiffusionTraining:
+        """Build the training on the device of a Fabric."""
+        return DiffusionTraining(
+            self.settings,
+            self.examples.to(fabric.device),
+            self.build,
+            Process(self.settings, fabric.device, learned_variance=self.learned_variance),
+            self.seed,
+            fabric.device,
+            mask_dropout=self.mask_dropout,
+            fabric=fabric,
+        )
 
 
 class DiffusionTraining:
@@ -48,6 +86,7 @@ class DiffusionTraining:
         device: torch.device,
         *,
         mask_dropout: float = 0.0,
+        fabric: Fabric | None = None,
     ) -> None:
         """Build network and optimiser; the initial weights depend on the seed alone.
 
@@ -59,10 +98,11 @@ class DiffusionTraining:
             seed: of all randomness.
             device: to compute on.
             mask_dropout: share of pictures whose mask is left out, so that guidance can tell what a mask changes.
+            fabric: of the device, which may share batches with others; one of the device alone when None.
         """
         self.settings, self.examples, self.process = settings, examples, process
         self.seed, self.device, self.mask_dropout = seed, device, mask_dropout
-        self.fabric = fabric_on(device, settings.precision)
+        self.fabric = fabric or fabric_on(device, settings.precision)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seeded(seed, _WEIGHTS).initial_seed()))
             self.denoiser = build()
@@ -86,8 +126,8 @@ class DiffusionTraining:
     def step(self, step: int) -> dict[str, Tensor]:
         """Update the network once, on one batch.
 
-        All randomness comes from (seed, step) and is drawn for the whole batch, in however many parts that is computed;
-        but dropout's is drawn for each part.
+        All randomness comes from (seed, step) and is drawn for the whole batch, in however many parts and on however
+        many devices that is computed; but dropout's is drawn for each part.
 
         Returns:
             The batch's ``loss`` and ``gradient-norm``, and of the steps since the last multiple of 20 the mean loss in
@@ -102,23 +142,29 @@ class DiffusionTraining:
         positions = batch_positions(np.arange(len(self.examples)), settings.batch_size, self.seed, step)
         start, coverage = self.examples.batch(positions, randomness)
         drawn, weights = self.timesteps.draw(len(start), randomness)
-        noise = torch.randn(start.shape, generator=randomness).to(self.device)
+        noise = torch.randn(start.shape, generator=randomness)
         given = (torch.rand(len(start), generator=randomness) >= self.mask_dropout).float().to(self.device)
         timesteps, weights = drawn.to(self.device), weights.to(self.device)
         for group in self.optimiser.param_groups:
             group["lr"] = settings.learning_rate * self.rate(step)
         self.optimiser.zero_grad(set_to_none=True)
-        each = []
-        for part in shares(len(start), settings.accumulate):
-            clean, added, at = start[part], noise[part], timesteps[part]
+        losses = torch.zeros(len(start), device=self.device)
+        # The gradients of all devices are averaged, once, with those of the last part; so losses count as often.
+        count = len(start) / self.fabric.world_size
+        parts = self._parts(len(start))
+        for part in parts:
+            clean, added, at = start[part], noise[part].to(self.device), timesteps[part]
             current = self.process.noised(clean, added, at).contiguous(memory_format=torch.channels_last)
             condition = () if coverage is None else (coverage[part], given[part])
-            with self._dropout(step, part.start):
-                output = self.network(current, at, *condition)
-            losses = self.process.losses(output, clean, added, current, at).total()
-            self.fabric.backward((losses * weights[part]).sum() / len(start))
-            each.append(losses.detach())
-        losses = torch.cat(each)
+            with self.fabric.no_backward_sync(self.network, enabled=part is not parts[-1]):
+                with self._dropout(step, part.start):
+                    output = self.network(current, at, *condition)
+                found = self.process.losses(output, clean, added, current, at).total()
+                self.fabric.backward((found * weights[part]).sum() / count)
+            losses[part] = found.detach()
+        if self.fabric.world_size > 1:
+            # Of other devices' parts there are zeros.
+            losses = cast(Tensor, self.fabric.all_reduce(losses, reduce_op="sum"))
         bound = settings.gradient_clip or math.inf
         norm = nn.utils.clip_grad_norm_(self.denoiser.parameters(), bound)
         self.optimiser.step()
@@ -132,6 +178,12 @@ class DiffusionTraining:
         means = (self._sums / self._counts).unbind()
         by_timestep = {f"loss-timesteps-{a}-{b - 1}": m for a, b, m in zip(edges, edges[1:], means, strict=False)}
         return {"loss": losses.mean(), "gradient-norm": norm.detach(), **by_timestep}
+
+    def _parts(self, count: int) -> list[slice]:
+        """Return the parts of a batch that this device computes, one after another."""
+        own = shares(count, self.fabric.world_size)[self.fabric.global_rank]
+        parts = shares(own.stop - own.start, self.settings.accumulate)
+        return [slice(own.start + part.start, own.start + part.stop) for part in parts]
 
     @contextlib.contextmanager
     def _dropout(self, step: int, first: int) -> Iterator[None]:
@@ -162,19 +214,6 @@ class DiffusionTraining:
     def sampled_network(self) -> Denoiser:
         """Return the network that is sampled from, in evaluation mode; it goes on changing while training does."""
         return self.averaged if self.settings.ema else self.denoiser.eval()
-
-    def look(self, name: str, told: dict[str, float], step: int) -> None:
-        """Check what a step told.
-
-        Raises:
-            HarnessError: the loss is not finite.
-        """
-        if not math.isfinite(told["loss"]):
-            rate = self.settings.learning_rate
-            raise HarnessError(
-                f"{name} diverged: its loss is {told['loss']:g} at step {step}; lower learning_rate (now {rate:g}) or "
-                "set warmup_steps."
-            )
 
     def state(self, step: int) -> dict[str, Any]:
         """Return everything that a resumed fit needs."""

@@ -563,9 +563,8 @@ def test_it_learns_what_all_pictures_are() -> None:
 
 
 def test_a_lost_training_is_told_in_a_sentence() -> None:
-    made = training()
     with pytest.raises(HarnessError, match=r"mask-ddpm diverged: its loss is nan at step 40; lower learning_rate"):
-        made.look("mask-ddpm", {"loss": math.nan}, 40)
+        mask_ddpm.MaskDDPM.create().look({"loss": math.nan}, 40)
 
 
 # masks
