@@ -38,9 +38,9 @@ class Stamper(Generator):
     def fit(self, pairs, context):
         side = float(np.sqrt(pairs.masks.mean()))
         for step, factor in enumerate(self.parameters.factors):
-            folder = context.checkpoint_folder(50000 * step)
+            folder = context.checkpoint_folder(max(1, 50000 * step))
             (folder / "side.json").write_text(json.dumps(side * factor))
-            yield Checkpoint(50000 * step, folder)
+            yield Checkpoint(max(1, 50000 * step), folder)
 
     def sample(self, checkpoint, seeds, context, masks=None):
         height, width = context.pairs.size
@@ -127,7 +127,7 @@ def test_a_study_may_do_nothing_but_choose_a_checkpoint_of_a_generator_of_masks(
     rows = results.rows
     assert set(rows["kind"]) == {"selection"}
     assert set(rows["cell"]) == {"squares masks"}
-    assert dict(zip(rows["step"], rows["metric"], strict=False)).keys() == {0, 50000, 100000}
+    assert dict(zip(rows["step"], rows["metric"], strict=False)).keys() == {1, 50000, 100000}
     assert rows[rows["reduction"] == "selected"]["step"].unique().tolist() == [50000]
     (pool,) = plan.pools
     assert (pool.makes, pool.count) == ("masks", 24)
@@ -239,7 +239,7 @@ def test_checkpoints_of_each_part_stand_beside_the_paper_table_of_that_part(stud
 
 class Renamed(Colourer):
     def fit(self, pairs, context):
-        for step, made in zip((88, 50000), list(super().fit(pairs, context)), strict=True):
+        for step, made in zip((10057, 50000), list(super().fit(pairs, context)), strict=True):
             folder = context.checkpoint_folder(step)
             (folder / "colours.json").write_text((made.folder / "colours.json").read_text())
             yield Checkpoint(step, folder)
@@ -248,13 +248,13 @@ class Renamed(Colourer):
     plan, store = ran(f"{{diffusion: {{{masks_of(study, chosen)}, {images}}}, other: {{pairs: {{plugin: noise}}}}}}")
     rows = collect(plan, store).rows
     selected = {(c, s, m): v for c, s, m, v in zip(rows.cell, rows.step, rows.metric, rows.value, strict=True)}
-    steps = (0, 50000, 100000)
+    steps = {"0": 1, "50000": 50000, "100000": 100000}
     assert published(plan, store, "a_table1_mask_fid_sim") == pytest.approx(
-        {(str(step), "fid"): selected["diffusion masks", step, "fid"] for step in steps}
-        | {(str(step), "sim"): 100 * selected["diffusion masks", step, "sim"] for step in steps}
+        {(printed, "fid"): selected["diffusion masks", step, "fid"] for printed, step in steps.items()}
+        | {(printed, "sim"): 100 * selected["diffusion masks", step, "sim"] for printed, step in steps.items()}
     )
     assert published(plan, store, "a_table2_polyp_fid") == pytest.approx(
-        {("88", "fid"): selected["diffusion images", 88, "fid"]}
+        {("88", "fid"): selected["diffusion images", 10057, "fid"]}
     )
 
 
@@ -303,7 +303,7 @@ def test_first_samples_of_every_checkpoint_are_kept_whoever_scored_it(study: Any
         spec = specification(plan.stages[key], plan, store)
         assert run_stage(spec if ahead else {**spec, "selections": []}), store.failure(key)
     masks, images = collect(plan, store).checkpoints
-    assert (masks.cell, masks.part, masks.steps, masks.chosen) == ("both masks", "masks", (0, 50000, 100000), 50000)
+    assert (masks.cell, masks.part, masks.steps, masks.chosen) == ("both masks", "masks", (1, 50000, 100000), 50000)
     assert (images.cell, images.part, images.steps) == ("both images", "images", (1, 2, 3))
     assert masks.images.shape == images.images.shape == (3, 4, 32, 32, 3)
     # One seed through the checkpoints: squares that grow, and one mask with fading colours outside.
@@ -347,7 +347,7 @@ def test_a_killed_selection_keeps_the_samples_of_what_it_does_not_score_again(
     assert run_stage(specification(stages["select"], plan, store))
     assert again == [100000]
     (found,) = collect(plan, store).checkpoints
-    assert found.steps == (0, 50000, 100000)
+    assert found.steps == (1, 50000, 100000)
 
 
 def test_a_result_from_before_there_were_samples_still_renders(study: Any, tmp_path: Path) -> None:

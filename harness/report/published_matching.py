@@ -25,6 +25,10 @@ METRICS = {
 #: How far a number of images may lie from the printed one: folds of 1000 images have 666 or 667.
 TOLERANCE = 0.02
 
+#: Optimiser steps of an epoch of paper A's generator of images: 900 images in batches of 8. Its epochs count from 0,
+#: and a checkpoint has its epoch behind it.
+STEPS_AN_EPOCH = 113
+
 #: Plugins of the generators that the papers print numbers of.
 MAKERS = {
     "DCGAN": ("dcgan",),
@@ -122,9 +126,10 @@ def matching(record: Mapping[str, str], ours: Ours, every_real: int) -> tuple[st
     if "n_real_base" in record:
         return metric, _small_data(record, ours)
     if "iteration" in record:
-        return metric, _step(ours, "masks", int(record["iteration"]), metric)
+        # What the paper calls iteration 0 was saved after the first update.
+        return metric, _step(ours, "masks", max(1, int(record["iteration"])), metric)
     if "epoch" in record:
-        return metric, _step(ours, "images", int(record["epoch"]), metric)
+        return metric, _step(ours, "images", (int(record["epoch"]) + 1) * STEPS_AN_EPOCH, metric)
     if "gan" in record:
         name = record["gan"].removesuffix("-ST")
         style = STYLES["1:1000"] if name != record["gan"] else None
@@ -236,14 +241,14 @@ def _fidelity(ours: Ours, name: str, style: Ratio | None, metric: str, amount: i
 
 
 def _step(ours: Ours, part: str, step: int, metric: str) -> Pick:
-    """Match a checkpoint of paper A's generator of masks (Table 1) or of images for masks (Table 2) by its step.
+    """Match a checkpoint of paper A's generator of masks (Table 1) or of images for masks (Table 2) by optimiser steps.
 
     Of several fits of one generator, the one on the most real images stands.
 
     Args:
         ours: what we have.
         part: ``masks`` or ``images``; whatever the other part is made by.
-        step: as printed.
+        step: optimiser steps that the printed checkpoint has behind it.
         metric: our name.
     """
     position = {"masks": 0, "images": -1}[part]

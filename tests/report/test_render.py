@@ -228,7 +228,7 @@ def test_published_generator_tables_match_by_step_or_name(study, name, tmp_path,
     selected = {"kind": "selection", "generator": "diffusion", "metric": "fid", "value": 90.0}
     extra = [
         base | selected | {"cell": "diffusion masks", "step": 200_000},
-        base | selected | {"cell": "diffusion images", "step": 135},
+        base | selected | {"cell": "diffusion images", "step": 15_368},
         base | {"kind": "fidelity", "generator": "singan-seg", "metric": "sifid", "synthetic": 1000, "value": 0.4},
         base
         | {"kind": "fidelity", "generator": "dcgan", "metric": "fid", "real": 700, "synthetic": 1000, "value": 250.0},
