@@ -423,7 +423,9 @@ class _Reader:
                 continue
             if found := _arrays(result, "variations.npz"):
                 shown.add(pool.generator)
-                yield Variations(_pool_label(pool), found["masks"], found["images"])
+                measured = self.result(pool.fidelity) if pool.fidelity else None
+                agreement = _arrays(measured, "agreement_by_mask.npz").get("agreement") if measured else None
+                yield Variations(_pool_label(pool), found["masks"], found["images"], agreement)
 
     def checkpoints(self) -> Iterator[CheckpointSamples]:
         """Return what the checkpoints of each selected part made; older results have kept nothing of it."""

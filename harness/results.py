@@ -262,11 +262,13 @@ class Variations:
         cell: as in ``COLUMNS``.
         masks: uint8 (K, H, W) in {0, 1}, the first of the generator's masks.
         images: uint8 (K, V, H, W, 3), ``V`` images for each mask, before any refinement.
+        agreement: (K,), of each mask the mean IoU with what a segmenter finds in its images, where that was measured.
     """
 
     cell: str
     masks: NDArray[np.uint8]
     images: NDArray[np.uint8]
+    agreement: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)

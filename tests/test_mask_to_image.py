@@ -274,11 +274,11 @@ def test_several_images_are_kept_for_each_of_the_first_masks(study: Any, tmp_pat
     pairs = PairSet.load(kept.folder / "pairs")
     with np.load(kept.folder / "variations.npz") as stored:
         found = dict(stored)
-    np.testing.assert_array_equal(found["masks"], mask_pool.masks[:6])
-    assert found["images"].shape == (6, 5, 32, 32, 3)
+    np.testing.assert_array_equal(found["masks"], [mask for mask in mask_pool.masks if mask.any()][:10])
+    assert found["images"].shape == (10, 5, 32, 32, 3)
     assert len(
-        {image.tobytes() for image in found["images"].reshape(30, -1)} | {i.tobytes() for i in pairs.images}
-    ) == (30 + len(pairs))
+        {image.tobytes() for image in found["images"].reshape(50, -1)} | {i.tobytes() for i in pairs.images}
+    ) == (50 + len(pairs))
     # Made by the checkpoint of the pool, each image for the mask of its row.
     fit = result(plan, store, plan.stages[pool.key].inputs["fit"][0])
     colours = json.loads((fit.folder / "checkpoints" / "3" / "colours.json").read_text())
@@ -457,3 +457,29 @@ def test_one_image_a_mask_leaves_the_keys_as_they_are_and_a_selection_has_masks_
 def test_mistakes_in_images_per_mask(study: Any, declared: str, said: str) -> None:
     with pytest.raises(DeclarationError, match=said):
         load_study("twelve", settings=(f"generators={{g: {declared}}}", *ALONE))
+
+
+def test_what_images_agree_with_their_masks_is_known_mask_by_mask(tmp_path: Path) -> None:
+    """Of each mask the mean over its images, and the lowest beside the agreement of all."""
+    from types import SimpleNamespace
+
+    from harness.stages import fidelity
+
+    given = np.zeros((2, 4, 4), np.uint8)
+    given[:, :2] = 1  # eight pixels of polyp
+    shown = np.zeros((2, 3, 4, 4, 3), np.uint8)
+    shown[0, :, :2] = 255  # of the first mask, all images show it
+    shown[1, 0, :2] = 255  # of the second, one does, one shows half of it, one nothing
+    shown[1, 1, :1] = 255
+    pool, measured = tmp_path / "pool", tmp_path / "measured"
+    pool.mkdir()
+    measured.mkdir()
+    np.savez(pool / "variations.npz", masks=given, images=shown)
+    stage: Any = SimpleNamespace(results=lambda name: [SimpleNamespace(folder=pool)], folder=measured)
+    segmenter: Any = SimpleNamespace(predict=lambda images: (images[..., 0] > 127).astype(np.uint8))
+    values = fidelity._agreement_by_mask(stage, segmenter)
+    assert values == {"agreement-lowest-mask": pytest.approx(0.5)}
+    with np.load(measured / "agreement_by_mask.npz") as stored:
+        np.testing.assert_allclose(stored["agreement"], [1, 0.5])
+    (pool / "variations.npz").unlink()
+    assert fidelity._agreement_by_mask(stage, segmenter) == {}

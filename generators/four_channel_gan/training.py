@@ -66,6 +66,7 @@ class Training(ABC, Generic[P]):
         self.generator, self.generator_optimiser = self._set_up(made, settings.learning_rate)
         self.discriminator, self.discriminator_optimiser = self._set_up(judge, settings.discriminator_learning_rate)
         self.watch = Watch()
+        self._told: Losses = {}
 
     def _set_up(self, network: nn.Module, rate: float) -> tuple[Any, torch.optim.Optimizer]:
         """Move a network to the device and wrap it, so that it runs in the precision that was asked for."""
@@ -106,7 +107,7 @@ class Training(ABC, Generic[P]):
         All randomness comes from (seed, step), so that a resumed fit is the same fit; on a CPU bit for bit.
 
         Returns:
-            Losses and scores without gradient, by name.
+            Losses and scores without gradient, by name; of those that are not computed at every step, the last ones.
         """
         settings = self.settings
         self.begin(step)
@@ -129,7 +130,8 @@ class Training(ABC, Generic[P]):
         self._average(step)
         # Only where every picture is the same does no pixel vary.
         told["variation"] = pictures[0].detach().float().std(dim=0).mean()
-        return {name: value.detach() for name, value in {**told, **answer}.items()}
+        self._told |= {name: value.detach() for name, value in {**told, **answer}.items()}
+        return dict(self._told)
 
     def _augmented(self, pictures: Tensor, purpose: int, step: int) -> Tensor:
         settings = self.settings

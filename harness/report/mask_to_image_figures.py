@@ -70,6 +70,8 @@ def closest_masks_figure(measured: Measured, stem: Path) -> bool:
 def variations_figure(variations: Variations, stem: Path) -> bool:
     """Draw masks in the first column, and right of each the images that were made for it by other seeds (Figure 5).
 
+    Left of a mask stands its agreement with the images, where that was measured.
+
     Returns:
         False, and nothing is drawn, when there are no masks.
     """
@@ -79,7 +81,8 @@ def variations_figure(variations: Variations, stem: Path) -> bool:
         [mask, *images] for mask, images in zip(as_pictures(variations.masks), list(variations.images), strict=True)
     ]
     with canvas(0.55 * len(rows) + 0.2, nrows=len(rows), ncols=len(rows[0])) as (figure, axes):
-        tiles(figure, axes, rows, [""] * len(rows))
+        measured = [] if variations.agreement is None else [number(float(value)) for value in variations.agreement]
+        tiles(figure, axes, rows, measured or [""] * len(rows))
         axes[0, 0].set_title("mask", fontsize=7)
         axes[0, 1].set_title("images made for it", fontsize=7, loc="left")
         save(figure, stem)

@@ -14,6 +14,7 @@ from harness.errors import HarnessError
 from harness.stages.running import RunningStage, load_pool
 
 if TYPE_CHECKING:
+    from harness.metrics.agreement import TrainedSegmenter
     from harness.metrics.fidelity import Values
 
 
@@ -147,7 +148,28 @@ def _agreement(stage: RunningStage, reference: PairSet, pool: PairSet) -> Values
     trained, label = stage.result("train"), stage.spec["attachments"]["segmenter"]
     weights = trained.folder / trained.values["weights"]
     segmenter = TrainedSegmenter.load(stage.plugin("segmenters"), weights, stage.device, label)
-    return measure(["agreement"], reference, pool, device=stage.device, segmenter=segmenter)["agreement"]
+    values = measure(["agreement"], reference, pool, device=stage.device, segmenter=segmenter)["agreement"]
+    return values | _agreement_by_mask(stage, segmenter)
+
+
+def _agreement_by_mask(stage: RunningStage, segmenter: TrainedSegmenter) -> Values:
+    """Compare the images that were made for each of a few masks with it, where the pool has such; keep the means."""
+    from harness.metrics import evidence
+    from harness.metrics.agreement import agreement
+
+    found = stage.results("pool")
+    path = found[0].folder / "variations.npz" if found else None
+    if path is None or not path.is_file():
+        return {}
+    with np.load(path) as stored:
+        masks, images = stored["masks"], stored["images"]
+    predicted = segmenter.predict(images.reshape(-1, *images.shape[2:])).reshape(*images.shape[:2], *masks.shape[1:])
+    means = [
+        agreement(own, np.repeat(mask[None], len(own), axis=0)).value
+        for own, mask in zip(predicted, masks, strict=True)
+    ]
+    evidence.save(stage.folder / "agreement_by_mask.npz", {"agreement": np.array(means)})
+    return {"agreement-lowest-mask": float(np.min(means))}
 
 
 def _keep_closest(stage: RunningStage, fitted: PairSet, pool: PairSet) -> None:

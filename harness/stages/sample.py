@@ -20,7 +20,7 @@ from harness.store import Result
 #: Pairs sampled between two reports of progress.
 _CHUNK = 256
 #: First masks of a pool that several images are made for beside the pool, and how many for each (paper A, Figure 5).
-VARIED, VARIATIONS = 6, 5
+VARIED, VARIATIONS = 10, 5
 
 
 def run(stage: RunningStage) -> dict[str, Any]:
@@ -123,8 +123,10 @@ def mask_positions(stage: RunningStage, count: int) -> NDArray[np.intp]:
 def _keep_variations(
     stage: RunningStage, generator: Generator, checkpoint: Checkpoint, real: PairSet, masks: PairSet
 ) -> None:
-    """Make several images for each of the first masks, by seeds of their own, and keep them beside the pool."""
-    few = masks.masks[:VARIED]
+    """Make several images for each of the first masks that are not empty, by seeds of their own, and keep them beside
+    the pool."""
+    shown = masks.masks[masks.masks.any(axis=(1, 2))]
+    few = (shown if len(shown) else masks.masks)[:VARIED]
     seeds = np.random.default_rng([stage.seed, 0xF165]).integers(0, 2**62, len(few) * VARIATIONS, np.int64)
     given = np.repeat(few, VARIATIONS, axis=0)
     made = generator.sample(checkpoint, seeds, stage.sample_context(real), given)

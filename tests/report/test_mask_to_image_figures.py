@@ -70,6 +70,8 @@ def test_images_stand_right_of_the_mask_that_they_were_made_for(drawn: list[Any]
     made = np.stack([images(11, 12, 13), images(21, 22, 23)])
     assert drawing.variations_figure(Variations("both", masks(1, 2), made), tmp_path / "v")
     assert shown(drawn[0], 4) == [[-1, 11, 12, 13], [-2, 21, 22, 23]]
+    assert drawing.variations_figure(Variations("both", masks(1, 2), made, np.array([0.25, 0.5])), tmp_path / "w")
+    assert [axis.get_ylabel() for axis in drawn[1].axes[::4]] == ["0.250", "0.500"]
 
 
 def checkpoints(part: str, steps: tuple[int, ...], chosen: int) -> CheckpointSamples:
