@@ -249,12 +249,14 @@ class Renamed(Colourer):
     rows = collect(plan, store).rows
     selected = {(c, s, m): v for c, s, m, v in zip(rows.cell, rows.step, rows.metric, rows.value, strict=True)}
     steps = {"0": 1, "50000": 50000, "100000": 100000}
+    # Of few samples by a random network FID is tiny, so that nothing absolute is near enough.
     assert published(plan, store, "a_table1_mask_fid_sim") == pytest.approx(
         {(printed, "fid"): selected["diffusion masks", step, "fid"] for printed, step in steps.items()}
-        | {(printed, "sim"): 100 * selected["diffusion masks", step, "sim"] for printed, step in steps.items()}
+        | {(printed, "sim"): 100 * selected["diffusion masks", step, "sim"] for printed, step in steps.items()},
+        abs=0,
     )
     assert published(plan, store, "a_table2_polyp_fid") == pytest.approx(
-        {("88", "fid"): selected["diffusion images", 10057, "fid"]}
+        {("88", "fid"): selected["diffusion images", 10057, "fid"]}, abs=0
     )
 
 
