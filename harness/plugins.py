@@ -245,6 +245,14 @@ class Generator(Plugin):
         """Return the weights on the card."""
         return self.card.weights
 
+    def devices(self) -> int:
+        """Return how many devices of one machine a fit, as declared, computes on.
+
+        An executor leases that many accelerators to the fit, which sees them as the first ones. Without accelerators
+        it leases as many cores.
+        """
+        return 1
+
     def turns(self, checkpoint: Checkpoint, pairs: PairSet) -> int:
         """Return of how many things the items of a pool are made in turn; 1 when the seed alone decides.
 

@@ -155,7 +155,7 @@ class _Run:
                 reason = f"needs {self.plan.stages[broken].label!r}, which has no result"
                 self._fail(stage, {"status": "skipped", "reason": reason, "label": stage.label, "kind": stage.kind})
                 continue
-            if not all(k in self.done for k in inputs) or self.executor.free(stage.kind) <= 0:
+            if not all(k in self.done for k in inputs) or self.executor.free(stage.kind, stage.devices) <= 0:
                 continue
             if not self.store.claim(key):
                 self._look_elsewhere(stage)

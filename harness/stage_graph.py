@@ -54,6 +54,11 @@ class Stage:
     work: str
     amount: float
 
+    @property
+    def devices(self) -> int:
+        """How many devices of one machine it computes on."""
+        return int(self.attachments.get("devices", 1))
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -192,6 +197,8 @@ class PlanBuilder:
                 parts["surroundings"] = surroundings
             attached["target"] = _absolute(use.plugin)
             attached["plugin-parameters"] = plugin.parameters.model_dump(mode="json")
+            if kind == "fit" and isinstance(plugin, Generator):
+                attached["devices"] = plugin.devices()
         key = digest(parts)
         if key not in self.plan.stages:
             stages = self.plan.stages

@@ -12,8 +12,8 @@ class Executor(ABC):
     """Starts stages and reports their end. The same plan has the same keys and the same results on every executor."""
 
     @abstractmethod
-    def free(self, kind: str) -> int:
-        """Return how many more stages of a kind can be started now."""
+    def free(self, kind: str, devices: int = 1) -> int:
+        """Return how many more stages of a kind, each on so many devices, can be started now."""
 
     @abstractmethod
     def start(self, spec: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ class InProcessExecutor(Executor):
     def __init__(self) -> None:
         self._ended: list[tuple[str, int]] = []
 
-    def free(self, kind: str) -> int:
+    def free(self, kind: str, devices: int = 1) -> int:
         """Return 1, or 0 while a stage that has run waits to be collected."""
         return 0 if self._ended else 1
 

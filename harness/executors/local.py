@@ -2,7 +2,8 @@
 
 The processes are forked from a server that has torch imported and no device touched, so that a stage costs
 milliseconds to start and a crash
-is one failed stage. Cores and accelerators are leased out: each job has its threads, and one accelerator.
+is one failed stage. Cores and accelerators are leased out: each job has its threads, and one accelerator, or as many as
+its fit computes on.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ def _stages_at_once() -> int:
 @dataclass
 class _Running:
     process: BaseProcess
-    accelerator: str | None
+    accelerators: tuple[str, ...]
     large: bool
+    devices: int = 1
 
 
 class LocalExecutor(Executor):
@@ -72,30 +74,46 @@ class LocalExecutor(Executor):
         self._running: dict[str, _Running] = {}
         self._stores: dict[str, Path] = {}
 
-    def free(self, kind: str) -> int:
-        """Return how many more stages of a kind can be started now; a large one needs a device to itself."""
+    def free(self, kind: str, devices: int = 1) -> int:
+        """Return how many more stages of a kind can be started now; a large one needs its devices to itself.
+
+        One that computes on more devices than there are can be started alone, and will say that there are too few.
+        """
         free = self.jobs - len(self._running)
-        large = sum(running.large for running in self._running.values())
-        return min(free, self._large - large) if kind in LARGE else free
+        if kind not in LARGE:
+            return free
+        held = sum(running.devices for running in self._running.values() if running.large)
+        if devices == 1:
+            return min(free, self._large - held)
+        if not held:
+            return min(free, 1)
+        idle = len(self._idle()) if self._accelerators else self._large - held
+        return min(free, idle // devices)
+
+    def _idle(self) -> list[str]:
+        """Return the accelerators on which no large stage computes."""
+        held = {name for running in self._running.values() if running.large for name in running.accelerators}
+        return [name for name in self._accelerators if name not in held]
 
     def start(self, spec: dict[str, Any]) -> None:
         """Fork a process for the stage and lease it its share of the machine."""
         key = spec["key"]
-        accelerator = self._lease(spec["kind"])
-        process = self._context.Process(target=_run, args=(spec, accelerator), name=spec["label"])
+        devices = int(spec["attachments"].get("devices", 1))
+        accelerators = self._lease(spec["kind"], devices)
+        process = self._context.Process(target=_run, args=(spec, accelerators), name=spec["label"])
         process.start()
-        self._running[key] = _Running(process, accelerator, spec["kind"] in LARGE)
+        self._running[key] = _Running(process, accelerators, spec["kind"] in LARGE, devices)
         self._stores[key] = Path(spec["store"]) / "progress" / f"{key}.json"
 
-    def _lease(self, kind: str) -> str | None:
-        """Return the accelerator with the fewest stages of the kind's memory class, then with the fewest in all."""
-        held = [(running.accelerator, running.large) for running in self._running.values()]
+    def _lease(self, kind: str, devices: int = 1) -> tuple[str, ...]:
+        """Return the accelerators with the fewest stages of the kind's memory class, then with the fewest in all."""
+        held = [(name, running.large) for running in self._running.values() for name in running.accelerators]
         large = kind in LARGE
 
         def load(name: str) -> tuple[int, int]:
             return held.count((name, large)), held.count((name, not large))
 
-        return min(self._accelerators, key=load) if self._accelerators else None
+        return tuple(sorted(self._accelerators, key=load)[:devices])
 
     def ended(self, timeout_s: float) -> list[tuple[str, int]]:
         """Wait for stages to end; return their keys with exit codes."""
@@ -140,15 +158,15 @@ def _die_with(parent: BaseProcess) -> None:
     os._exit(1)
 
 
-def _run(spec: dict[str, Any], accelerator: str | None) -> None:
+def _run(spec: dict[str, Any], accelerators: tuple[str, ...]) -> None:
     """Body of a stage's process: output goes to the stage's log."""
     from harness.stage import main
 
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
-    if accelerator is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = accelerator
+    if accelerators:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(accelerators)
     folder = Path(spec["store"]) / "specs"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{spec['key']}.json"
