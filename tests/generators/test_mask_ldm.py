@@ -34,7 +34,7 @@ NOTE = "Perceptual distances are of a few random layers, so they are not LPIPS."
 
 FIRST_STAGE: dict[str, Any] = {
     "network": "tiny",
-    "steps": 3,
+    "steps": 2,
     "batch_size": 2,
     "perceptual_weight": 0.0,
     "adversarial_start": 1,
@@ -42,11 +42,11 @@ FIRST_STAGE: dict[str, Any] = {
     "discriminator_features": 4,
     "precision": "float32",
 }
-#: A fit of half a second.
+#: A fit of a third of a second.
 SMALL: dict[str, Any] = {
     "network": "tiny",
     "first_stage": FIRST_STAGE,
-    "steps": 3,
+    "steps": 2,
     "batch_size": 4,
     "checkpoints": 1,
     "grids": 0,
@@ -203,7 +203,7 @@ def test_a_checkpoint_is_all_that_sampling_needs(tmp_path: Path, values: dict[st
     assert np.array_equal(sample(moved, values, MASKS), expected)
     assert sample(moved, values, MASKS[:0]).shape == (0, 16, 16, 3)
     config = json.loads((moved.folder / "config.json").read_text())
-    assert (config["plugin"], config["step"], config["side"]) == ("mask-ldm", 3, 16)
+    assert (config["plugin"], config["step"], config["side"]) == ("mask-ldm", 2, 16)
     assert config["factor"] == (4 if values is SMALL else 1)
 
 
@@ -224,7 +224,7 @@ def test_pictures_depend_on_masks(tmp_path: Path, no_grids: None, monkeypatch: p
     images = np.where(masks[..., None], np.uint8([230, 200, 180]), np.uint8([60, 30, 20]))
     told = drawn_pairs(24, 16)
     told = type(told)(images, masks, told.ids, told.groups, told.lineage)
-    values = {**PIXELS, "steps": 120, "batch_size": 8, "learning_rate": 3e-3, "ema": 0.9, "patch": 2}
+    values = {**PIXELS, "steps": 80, "batch_size": 8, "learning_rate": 3e-3, "ema": 0.9, "patch": 2}
     (checkpoint,) = run_fit(MaskLDM.create(**values), told, LocalFitContext(tmp_path, CPU, 0))
     monkeypatch.undo()
     new = MASKS[MASKS.any((1, 2))][:8]
@@ -331,12 +331,12 @@ def test_the_first_stage_is_measured_once_and_its_perceptual_network_noted_once(
 
 
 def test_curves_and_grids_are_logged(tmp_path: Path) -> None:
-    _, opened = fit(tmp_path, {**PIXELS, "steps": 40, "grids": 4, "checkpoints": 2})
+    _, opened = fit(tmp_path, {**PIXELS, "steps": 20, "grids": 4, "checkpoints": 2})
     names = {(row["name"], row["step"]) for row in opened.metrics()}
     quarters = ["loss-timesteps-0-4", "loss-timesteps-5-9", "loss-timesteps-10-14", "loss-timesteps-15-19"]
     for name in ("loss", "gradient-norm", "images-per-second", *quarters):
-        assert {step for other, step in names if other == name} == {20, 40}
-    assert set(pictures(opened)) == {"masks/0.png", *(f"samples/{step}.png" for step in (10, 20, 30, 40))}
+        assert {step for other, step in names if other == name} == {10, 20}
+    assert set(pictures(opened)) == {"masks/0.png", *(f"samples/{step}.png" for step in (5, 10, 15, 20))}
 
 
 # mistakes
@@ -361,7 +361,7 @@ def test_checkpoints_beyond_the_end_are_told_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training.FirstStageTraining, "__init__", None)
-    with pytest.raises(HarnessError, match="Checkpoint 9 is outside steps 1 to 3"):
+    with pytest.raises(HarnessError, match="Checkpoint 9 is outside steps 1 to 2"):
         fit(tmp_path, {**SMALL, "checkpoints": (1, 9)})
 
 
@@ -390,7 +390,7 @@ def test_too_little_memory_names_the_batch(tmp_path: Path, monkeypatch: pytest.M
 
 #: What each parameter of the denoiser's fit is changed to, from which other values of a model of pixels.
 OF_THE_FIT: dict[str, tuple[Any, dict[str, Any]]] = {
-    "steps": (4, {}),
+    "steps": (3, {}),
     "batch_size": (3, {}),
     "patch": (2, {}),
     "attention": ((16,), {}),
@@ -429,11 +429,11 @@ OF_SAMPLING: dict[str, tuple[Any, dict[str, Any]]] = {
 #: Of the first stage, from which other values of it.
 OF_THE_FIRST_STAGE: dict[str, tuple[Any, dict[str, Any]]] = {
     "network": ("small", {}),
-    "steps": (4, {}),
+    "steps": (3, {}),
     "batch_size": (3, {}),
     "learning_rate": (1e-3, {}),
     "betas": ((0.9, 0.99), {}),
-    "decay": (0.0, {}),
+    "decay": (1.0, {}),
     "perceptual_weight": (0.5, {}),
     "perceptual_blocks": (1, {"perceptual_weight": 0.5}),
     "adversarial_weight": (0.1, {}),
@@ -452,6 +452,7 @@ ELSEWHERE = {
     "checkpoints": "says which states of one training are kept",
     "grids": "says what is shown of a training",
     "accumulate": "changes rounding alone",
+    "devices": "changes rounding alone",
     "compile": "changes rounding alone, and needs a C++ compiler",
 }
 
