@@ -24,7 +24,7 @@ def scheduler_of(settings: DiffusionParameters, *, clip: bool, learned_variance:
 
     Args:
         settings: of the model.
-        clip: cut what is predicted of x_0 to [-1, 1] at each step (``dpm-solver++`` does not).
+        clip: cut what is predicted of x_0 to [-1, 1] at each step.
         learned_variance: whether the network predicts variances; only ``ancestral`` uses them.
 
     Timesteps that are spaced as ``trailing`` start at T - 1 (Lin et al. 2024, arXiv 2305.08891).
@@ -48,7 +48,8 @@ def scheduler_of(settings: DiffusionParameters, *, clip: bool, learned_variance:
     elif settings.sampler == "ddim":
         scheduler = DDIMScheduler(clip_sample=clip, set_alpha_to_one=not leading, **common)
     else:
-        scheduler = DPMSolverMultistepScheduler(variance_type=None, **common)
+        # Thresholding at a largest value of 1 is that cut.
+        scheduler = DPMSolverMultistepScheduler(variance_type=None, thresholding=clip, sample_max_value=1.0, **common)
     scheduler.set_timesteps(settings.sampling_steps)
     return scheduler
 

@@ -363,6 +363,16 @@ def test_samplers_find_what_a_perfect_network_knows(sampler: str, prediction: st
     assert network.calls == steps
 
 
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpm-solver++"])
+def test_what_is_predicted_of_a_picture_is_cut_to_its_range(sampler: str) -> None:
+    """A network that always says 3 ends at 1 where pictures are cut, and at 3 where latents are not."""
+    made = process(sampler=sampler, sampling_steps=50, prediction="velocity", precision="float32")
+    for clip, expected in ((True, 1.0), (False, 3.0)):
+        network = Oracle(made, 3.0, learned=True)
+        found = denoise(network, made.settings, (1, 4, 4), np.arange(2), CPU, learned_variance=True, clip=clip)
+        torch.testing.assert_close(found, torch.full_like(found, expected), atol=0.05, rtol=0)
+
+
 def test_ancestral_steps_are_those_of_the_published_sampler() -> None:
     """One reverse step by hand, with learned variance and x_0 cut to [-1, 1]."""
     from generators.diffusion.sampling import scheduler_of
