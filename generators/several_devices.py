@@ -172,8 +172,7 @@ class SeveralDevices:
                     (failures if isinstance(answer, _Failure) else answers)[rank] = answer
         if failures:
             self.close()
-            # A process that died takes others with it, which then complain of the connection.
-            raise next((f for f in failures.values() if f.died), next(iter(failures.values()))).error()
+            raise _cause(list(failures.values())).error()
         return answers[0]
 
     def _death(self, rank: int, process: BaseProcess) -> _Failure:
@@ -223,6 +222,11 @@ class _Failure:
         if self.trace:
             error.add_note(self.trace)
         return error
+
+
+def _cause(failures: list[_Failure]) -> _Failure:
+    """Return which failure came first: a process that died takes others with it, which complain of the connection."""
+    return next((failure for failure in failures if failure.died), failures[0])
 
 
 # what runs in each process

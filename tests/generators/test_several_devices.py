@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from generators.first_stage import reconstruction
 from generators.mask_ddpm import MaskDDPM
 from generators.mask_ldm import MaskLDM
-from generators.several_devices import SeveralDevices
+from generators.several_devices import SeveralDevices, _cause, _Failure
 from harness.conformance import drawn_pairs
 from harness.errors import HarnessError, OutOfMemory
 from harness.fitting import LocalFitContext, run_fit
@@ -55,11 +55,7 @@ def fit(plugin: Any, folder: Path, opened: LocalFitContext | None = None, **valu
 
 def children() -> list[psutil.Process]:
     """Return the processes that serve trainings of this one."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        for below in process.children():
-            found.append(below)
-    return found
+    return [rank for server in psutil.Process().children() for rank in server.children()]
 
 
 @pytest.fixture(autouse=True)
@@ -228,6 +224,13 @@ def test_when_one_process_fails_all_end_with_its_message(start: Any, fault: str,
         with pytest.raises(error, match=said):
             training.step(2)
         assert children() == []
+
+
+def test_a_death_is_told_rather_than_the_complaints_of_others() -> None:
+    complaints = [_Failure("RuntimeError", f"{i}: connection closed by peer", "") for i in range(2)]
+    died = _Failure("HarnessError", "killed", "", died=True)
+    assert _cause([*complaints, died]) is died
+    assert _cause(complaints) is complaints[0]
 
 
 def test_a_training_that_cannot_be_built_is_told(start: Any) -> None:
