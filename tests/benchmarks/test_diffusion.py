@@ -74,7 +74,8 @@ def test_our_side_is_the_plugin_s_fit(case: str, files: Path, monkeypatch: pytes
     plugin = task(case, files).plugin("float32")
     assert plugin.name == ("mask-ddpm" if case == "masks" else "mask-ldm")
     if case != "masks":
-        assert (plugin.parameters.first_stage is not None) == (case == "latents")
+        stage = plugin.parameters.first_stage
+        assert (stage and stage.file) == (str(files / "first-stage.safetensors") if case == "latents" else None)
 
 
 def test_the_clock_leaves_out_the_first_steps_and_counts_images(monkeypatch: pytest.MonkeyPatch) -> None:
