@@ -209,8 +209,10 @@ class DiffusionModel(Generator):
                 network = self.build(config)
             network.load_state_dict(load_file(folder / _DENOISER))
         except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
+            # Of weights that do not fit, torch lists every tensor.
+            first = str(error).partition("\n")[0]
             raise HarnessError(
-                f"{folder} is not a whole checkpoint of {self.name} ({error}); run its fit again."
+                f"{folder} is not a whole checkpoint of {self.name} ({first}); run its fit again."
             ) from error
         network.requires_grad_(False)
         return network.to(device).to(memory_format=torch.channels_last).eval(), config
