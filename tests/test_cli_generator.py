@@ -282,3 +282,16 @@ def test_nothing_is_written_over(harness, tmp_path):
     code, _, err = harness("sample", "--from", "anything", "-n", "1", "--out", "full")
     assert code == 2
     assert "full is not empty" in err
+
+
+@pytest.mark.parametrize(("plugin", "part"), [("mask-ddpm", "masks"), ("mask-ldm", "images"), ("dcgan", "pairs")])
+def test_settings_are_those_of_the_plugin_that_is_fitted(home, plugin, part):
+    from harness.cli.generator import declare_fit
+    from harness.plan import plan_fit
+
+    plan, key = plan_fit(declare_fit(plugin, "phantom", 32, ["steps=7"], None, None, 0))
+    fitted = plan.stages[key]
+    assert fitted.parts["plugin"]["name"] == plugin
+    assert fitted.parts["plugin-parameters"]["steps"] == 7
+    declared = plan.loaded.study.generators[plugin].uses()
+    assert [name for name, _ in declared] == (["masks", "images"] if part == "images" else [part])

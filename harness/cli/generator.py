@@ -118,10 +118,10 @@ def declare_fit(
 
     found = load_plugin("generators", plugin)
     name, part = found.name, found.card.makes
-    # Every pipeline has masks where it has images; the fit of an image maker does not depend on them.
     uses = {part: {"plugin": plugin}}
-    if part != "pairs":
-        uses |= {other: {"plugin": plugin} for other in ("masks", "images") if other != part}
+    if part == "images":
+        # A pipeline has masks where it has images; the fit of an image maker does not depend on them.
+        uses["masks"] = {"plugin": "real-masks"}
     generator = {**uses, "seed": seed, "sees": "all" if real is None else real}
     origins: dict[Location, Origin] = {(): Origin("harness generator fit", 0, 0)}
     document = Document({"dataset": {"name": data, "size": size}, "generators": {name: generator}}, origins)
@@ -135,8 +135,6 @@ def declare_fit(
     except ValidationError as error:
         raise DeclarationError(list(dict.fromkeys([*describe_errors(error, document), *problems]))) from error
     problems += check_study(study, document)
-    standing_in = {f"generators.{name}.{o}." for o in ("masks", "images") if part not in ("pairs", o)}
-    problems = [problem for problem in problems if not any(where in problem for where in standing_in)]
     if problems:
         raise DeclarationError(list(dict.fromkeys(problems)))
     return LoadedStudy(f"generator-{name}", "", study, document)
