@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from generators.diffusion.generator import DiffusionModel
-from generators.diffusion.parameters import SAMPLING, DiffusionParameters, Sampler, Schedule
+from generators.diffusion.parameters import SAMPLING, DiffusionParameters, Schedule
 from harness.plugins import Card, Checkpoint, FitContext, Generator, Parameters, Sample, SampleContext
 
 if TYPE_CHECKING:
@@ -70,7 +70,6 @@ class MaskDDPMParameters(DiffusionParameters):
     variance: Literal["learned", "fixed"] = Field(
         "learned", description="of the reverse steps: learned between two bounds by the hybrid objective, or the lower"
     )
-    sampler: Sampler = Field("dpm-solver++", description="how noise becomes a picture")
     thresholding: Literal["grey", "image-mean"] = Field(
         "grey",
         description="how pictures become masks: above the middle grey, or each byte against its picture's mean as "

@@ -68,9 +68,9 @@ class DiffusionParameters(PublishedParameters):
     )
     ema_warmup: bool = Field(True, description="let the average forget the first steps faster")
     flip: Literal["none", "horizontal", "both"] = Field("both", description="random flips of the training pairs")
-    sampler: Sampler = Field("dpm-solver++", description="how noise becomes a picture")
-    sampling_steps: int = Field(20, ge=1, description="network evaluations a picture; at most timesteps")
-    eta: float = Field(0.0, ge=0, le=1, description="share of fresh noise in ddim's steps; 1 is as noisy as ancestral")
+    sampler: Sampler = Field("ddim", description="how noise becomes a picture")
+    sampling_steps: int = Field(50, ge=1, description="network evaluations a picture; at most timesteps")
+    eta: float = Field(1.0, ge=0, le=1, description="share of fresh noise in ddim's steps; 1 is as noisy as ancestral")
     spacing: Literal["trailing", "leading"] = Field(
         "trailing",
         description="which timesteps fewer sampling_steps take: the last of each equal part, so that the first is the "

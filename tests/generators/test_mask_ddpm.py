@@ -299,7 +299,7 @@ OF_THE_FIT: dict[str, tuple[Any, dict[str, Any]]] = {
 OF_SAMPLING: dict[str, tuple[Any, dict[str, Any]]] = {
     "sampler": ("ancestral", {}),
     "sampling_steps": (5, {}),
-    "eta": (1.0, {"sampler": "ddim"}),
+    "eta": (0.0, {"sampler": "ddim"}),
     "spacing": ("leading", {}),
     "thresholding": ("image-mean", {"channels": 3}),
     "channel": ("green", {"channels": 3, "thresholding": "image-mean"}),
