@@ -107,8 +107,8 @@ class Batched:
     """A batch whose scales are all begun, so that a few epochs of any can be timed."""
 
     def __init__(self, settings: SinGANSegParameters, models: int, size: int, device: torch.device) -> None:
-        """Train one epoch of each scale to have the finished ones that the next needs."""
-        warm = settings.model_copy(update={"epochs": 1})
+        """Train a few epochs of each scale: the next needs finished ones, and on a GPU the first are slow."""
+        warm = settings.model_copy(update={"epochs": BLOCK})
         batch = ModelBatch(warm, drawn_pairs(models, size), 0, device)
         self.scales = [batch.training]
         for _ in batch.train():

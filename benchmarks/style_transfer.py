@@ -1,6 +1,6 @@
 """Images a minute of the refiner style-transfer beside a plain loop, one image at a time, in one run.
 
-    python -m benchmarks.style_transfer [--size 64] [--steps 12] [--rounds 3] [--threads N] [--json]
+    python -m benchmarks.style_transfer [--size 64] [--steps 12] [--rounds 3] [--threads N] [--device cuda] [--json]
 
 The plain loop is what one writes from paper B: VGG19 of torchvision's layers, frozen and cut off behind the last layer
 that is looked at, float32, the usual memory layout, the style's Gram matrices once an image, Adam as it comes. Both
@@ -65,17 +65,20 @@ def plain_gram(features: Any) -> Any:
     return flat @ flat.t()
 
 
-def plain_transfer(network: Any, image: Any, source: Any, steps: int, content: float = 1, style: float = 1000) -> Any:
+def plain_transfer(
+    network: Any, image: Any, source: Any, steps: int, device: Any = "cpu", content: float = 1, style: float = 1000
+) -> Any:
     """Return one image uint8 (H, W, 3) with the style of its source."""
     import torch
     from torch.nn import functional
 
     from harness.weights_catalogue import IMAGENET_MEAN, IMAGENET_STD
 
-    mean, std = (torch.tensor(colour).view(1, 3, 1, 1) for colour in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (torch.tensor(colour, device=device).view(1, 3, 1, 1) for colour in (IMAGENET_MEAN, IMAGENET_STD))
 
     def read(pixels: Any) -> Any:
-        return (torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float().contiguous() / 255 - mean) / std
+        tensor = torch.from_numpy(pixels.copy()).to(device)
+        return (tensor.permute(2, 0, 1)[None].float().contiguous() / 255 - mean) / std
 
     kept = plain_features(network, read(image))[_CONTENT_LAYER]
     grams = {place: plain_gram(features) for place, features in plain_features(network, read(source)).items()}
@@ -91,28 +94,29 @@ def plain_transfer(network: Any, image: Any, source: Any, steps: int, content: f
         optimiser.zero_grad()
         (content * content_loss + style * style_loss).backward()
         optimiser.step()
-    return ((made.detach() * std + mean).clamp(0, 1) * 255).round()[0].permute(1, 2, 0).byte().numpy()
+    return ((made.detach() * std + mean).clamp(0, 1) * 255).round()[0].permute(1, 2, 0).byte().cpu().numpy()
 
 
-def one(way: str, size: int, steps: int) -> dict[str, float]:
+def one(way: str, size: int, steps: int, device_name: str = "cpu") -> dict[str, float]:
     """Measure once in this process."""
     import torch
 
-    from generators.style_transfer import ON_CPU, StyleTransfer
+    from generators.style_transfer import ON_CPU, ON_GPU, StyleTransfer
 
-    images, sources = pictures(size, ON_CPU)
+    device = torch.device(device_name)
+    images, sources = pictures(size, ON_CPU if device.type == "cpu" else ON_GPU)
     if way == "plain loop":
-        network = plain_network()
+        network = plain_network().to(device)
         images, sources = images[:2], sources[:2]
 
         def work(steps: int) -> None:
             for image, source in zip(images, sources, strict=True):
-                plain_transfer(network, image, source, steps)
+                plain_transfer(network, image, source, steps, device)
 
     else:
         precision = "float32" if way == "harness in float32" else "auto"
         plugin = StyleTransfer.create(network="random", precision=precision)
-        optimisation = plugin.optimisation((size, size), torch.device("cpu"))
+        optimisation = plugin.optimisation((size, size), device)
         optimisation.objective = replace(optimisation.objective, relative=False)  # as for published weights
 
         def work(steps: int) -> None:
@@ -140,22 +144,24 @@ def main() -> None:
         "--rounds", type=int, default=3, help="measurements of each way, in turn; the best are compared"
     )
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="that a transfer computes with")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(one(arguments.one, arguments.size, arguments.steps)))
+        print(json.dumps(one(arguments.one, arguments.size, arguments.steps, arguments.device)))
         return
     runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for _ in range(arguments.rounds):
         for way in WAYS:
             print(f"{way} ...", file=sys.stderr, flush=True)
             command = [sys.executable, "-W", "ignore", "-m", "benchmarks.style_transfer", "--one", way]
-            command += ["--size", str(arguments.size), "--steps", str(arguments.steps)]
+            command += ["--size", str(arguments.size), "--steps", str(arguments.steps), "--device", arguments.device]
             environment = {**os.environ, "OMP_NUM_THREADS": str(arguments.threads)}
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
             runs[way].append(json.loads(done.stdout.splitlines()[-1]))
-    report({"size": arguments.size, "threads": arguments.threads, "runs": runs}, arguments.json)
+    where = f"{arguments.threads} threads" if arguments.device == "cpu" else arguments.device
+    report({"size": arguments.size, "where": where, "runs": runs}, arguments.json)
 
 
 def report(document: dict[str, Any], as_json: bool) -> None:
@@ -169,7 +175,7 @@ def report(document: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(document, indent=1))
         return
-    print(f"Style transfer at {document['size']} px on {document['threads']} threads, {STEPS} steps an image")
+    print(f"Style transfer at {document['size']} px on {document['where']}, {STEPS} steps an image")
     print(f"  {'':20} {'images a minute':>24} {'images a core minute':>24}")
     for way in WAYS:
         shown = [f"{best[way][kind]:14.2f} ({document['times as fast'][way][kind]:5.2f}x)" for kind in kinds]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from generators import adversarial_losses as losses
 from generators.dcgan import DCGANParameters
-from generators.four_channel_gan import losses
 from generators.four_channel_gan.layers import doubled_convolution, initialise
 from generators.four_channel_gan.pictures import CHANNELS
 from generators.four_channel_gan.training import GeneratorNetwork, Losses, Training

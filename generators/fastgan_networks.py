@@ -13,11 +13,12 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from generators import adversarial_losses as losses
 from generators.fastgan import FastGANParameters
-from generators.four_channel_gan import losses
 from generators.four_channel_gan.layers import doubled_convolution, gated, initialise
-from generators.four_channel_gan.pictures import CHANNELS, RealPictures, seeded
+from generators.four_channel_gan.pictures import CHANNELS, RealPictures
 from generators.four_channel_gan.training import GeneratorNetwork, Losses, Training
+from generators.randomness import seeded
 
 #: The side of the smaller picture that the discriminator also judges, at most.
 LARGEST_SMALL = 128

@@ -44,6 +44,7 @@ class MaskDDPMParameters(DiffusionParameters):
         "batch_size": 2,
         "checkpoints": (1, 50_000, 100_000, 150_000, 200_000, 230_000),
         "noise_schedule": "linear",
+        "noise_shift": 1.0,
         "prediction": "noise",
         "learning_rate": 1e-4,
         "gradient_clip": None,
@@ -64,6 +65,12 @@ class MaskDDPMParameters(DiffusionParameters):
     )
     channels: Literal[1, 3] = Field(1, description="of the pictures of masks: grey, or three equal ones as published")
     noise_schedule: Schedule = Field("cosine", description="how noise grows with the timestep")
+    noise_shift: float = Field(
+        3.0,
+        gt=0,
+        description="divide the signal-to-noise ratio of each timestep by the square of this, as if masks were so many "
+        "times larger: how large a polyp is shows through very much noise, and is otherwise learned at few timesteps",
+    )
     prediction: Literal["noise", "velocity"] = Field(
         "velocity", description="what the network predicts: the noise, or velocity (Salimans and Ho 2022)"
     )

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from generators.four_channel_gan import losses
+from generators import adversarial_losses as losses
 from generators.four_channel_gan.layers import doubled_convolution
 from generators.four_channel_gan.pictures import CHANNELS
 from generators.four_channel_gan.training import GeneratorNetwork, Losses, Training
@@ -143,7 +143,8 @@ class ProGANGenerator(GeneratorNetwork):
             coarse = functional.interpolate(
                 self.to_picture[str(self.side // 2)](before), scale_factor=2, mode=self.doubling
             )
-            picture = torch.lerp(coarse, picture, self.alpha)
+            # Under autocast, a GPU enlarges in float32 what it convolves in bfloat16.
+            picture = torch.lerp(coarse.to(picture.dtype), picture, self.alpha)
         return (picture.tanh() if self.tanh else picture,)
 
 

@@ -8,12 +8,16 @@ from statistics import median
 from harness.plan import Stage
 from harness.store import Store
 
+#: Kinds of stages whose amounts mean about as much work whatever plugin does it. What a step of a generator takes, or a
+#: sample of it, differs a thousandfold.
+_COMPARABLE = frozenset({"dataset", "train", "evaluate", "fidelity"})
+
 
 def estimate_seconds(stages: Iterable[Stage], store: Store, jobs: int = 1) -> tuple[float, int]:
     """Return the seconds that stages should take, and for how many of them nothing is known.
 
-    A stage takes in proportion to its amount of work, at the median rate of stages of the same work; failing those,
-    of its kind.
+    A stage takes in proportion to its amount of work, at the median rate of stages of the same work; failing those, of
+    its kind, where that says something.
 
     Args:
         stages: those that are left.
@@ -24,7 +28,8 @@ def estimate_seconds(stages: Iterable[Stage], store: Store, jobs: int = 1) -> tu
     for row in store.durations():
         rate = row["seconds"] / max(row["amount"], 1e-9)
         rates.setdefault(row["work"], []).append(rate)
-        rates.setdefault(row["kind"], []).append(rate)
+        if row["kind"] in _COMPARABLE:
+            rates.setdefault(row["kind"], []).append(rate)
     total, unknown = 0.0, 0
     for stage in stages:
         known = rates.get(stage.work) or rates.get(stage.kind)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from generators.diffusion.denoiser import coverage_of
-from generators.four_channel_gan.pictures import FLIP_AXES, flip
+from generators.randomness import FLIP_AXES, flip
 
 #: Pictures encoded at once.
 _CHUNK = 16
@@ -84,32 +84,30 @@ class LatentExamples:
         views: list[tuple[int, ...]] = [()]
         for axis in FLIP_AXES[flips]:
             views += [(*view, axis) for view in views]
-        self._latents: list[Tensor] = []
-        self._coverage: list[Tensor] = []
+        latents, coverage = [], []
         for view in views:
             made = []
             for start in range(0, len(pictures), _CHUNK):
                 part = pictures[start : start + _CHUNK].float().div_(127.5).sub_(1).flip(view)
                 with torch.no_grad():
                     made.append(encode(part).float())
-            self._latents.append(torch.cat(made))
-            self._coverage.append(coverage_of(masks.flip(view), factor))
-        self.deviation = float(torch.stack([latents.std() for latents in self._latents]).mean())
+            latents.append(torch.cat(made))
+            coverage.append(coverage_of(masks.flip(view), factor))
+        self._latents, self._coverage = torch.stack(latents), torch.stack(coverage)
+        self.deviation = float(torch.stack([view.std() for view in self._latents]).mean())
         self.scale = 1.0
 
     def __len__(self) -> int:
-        return len(self._latents[0])
+        return self._latents.shape[1]
 
     def batch(self, positions: NDArray[np.intp], randomness: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Return latents times ``scale`` and the coverage by their masks, each of one of its flips."""
-        views = torch.randint(0, len(self._latents), (len(positions),), generator=randomness).tolist()
-        chosen = list(zip(views, positions.tolist(), strict=True))
-        latents = torch.stack([self._latents[view][i] for view, i in chosen])
-        return latents * self.scale, torch.stack([self._coverage[view][i] for view, i in chosen])
+        views = torch.randint(0, len(self._latents), (len(positions),), generator=randomness)
+        chosen = views.to(self._latents.device), torch.from_numpy(positions).to(self._latents.device)
+        return self._latents[chosen] * self.scale, self._coverage[chosen]
 
     def to(self, device: torch.device) -> LatentExamples:
         """Return the same examples on a device."""
         moved = copy.copy(self)
-        moved._latents = [latents.to(device) for latents in self._latents]
-        moved._coverage = [coverage.to(device) for coverage in self._coverage]
+        moved._latents, moved._coverage = self._latents.to(device), self._coverage.to(device)
         return moved

@@ -46,6 +46,12 @@ class DiffusionParameters(PublishedParameters):
     noise_schedule: Schedule = Field("linear", description="how noise grows with the timestep")
     beta_start: float = Field(1e-4, gt=0, lt=1, description="first variance of the linear schedules")
     beta_end: float = Field(0.02, gt=0, lt=1, description="last variance of the linear schedules")
+    noise_shift: float = Field(
+        1.0,
+        gt=0,
+        description="divide the signal-to-noise ratio of each timestep by the square of this, as if pictures were so "
+        "many times larger; what a picture shows as a whole is then learned at more timesteps",
+    )
     prediction: Literal["noise", "velocity"] = Field(
         "noise", description="what the network predicts: the noise, or velocity (Salimans and Ho 2022)"
     )

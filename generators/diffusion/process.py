@@ -19,11 +19,14 @@ from generators.diffusion.parameters import DiffusionParameters, Schedule
 #: At which signal-to-noise ratio min-snr cuts.
 _SNR_CUT = 5.0
 
+#: The largest beta.
+_LARGEST = 0.999
+
 #: Half the distance between two of 256 levels in [-1, 1].
 _HALF_LEVEL = 1 / 255
 
 
-def variances(schedule: Schedule, timesteps: int, first: float, last: float) -> NDArray[np.float64]:
+def variances(schedule: Schedule, timesteps: int, first: float, last: float, shift: float = 1.0) -> NDArray[np.float64]:
     """Return beta_t for every noise level.
 
     Args:
@@ -32,18 +35,32 @@ def variances(schedule: Schedule, timesteps: int, first: float, last: float) -> 
         timesteps: T.
         first: beta of the first level.
         last: beta of the last.
+        shift: divides the signal-to-noise ratio alphabar_t / (1 - alphabar_t) by its square (Hoogeboom, Heek and
+            Salimans 2023, arXiv 2301.11093, section 3.1).
 
     Returns:
         float64 (T,), in (0, 1).
     """
     if schedule == "linear":
-        return np.linspace(first, last, timesteps)
-    if schedule == "scaled-linear":
-        return np.linspace(math.sqrt(first), math.sqrt(last), timesteps) ** 2
-    offset = 0.008
-    at = (np.arange(timesteps + 1) / timesteps + offset) / (1 + offset)
-    remaining = np.cos(at * np.pi / 2) ** 2
-    return np.minimum(1 - remaining[1:] / remaining[:-1], 0.999)
+        betas = np.linspace(first, last, timesteps)
+    elif schedule == "scaled-linear":
+        betas = np.linspace(math.sqrt(first), math.sqrt(last), timesteps) ** 2
+    else:
+        offset = 0.008
+        at = (np.arange(timesteps + 1) / timesteps + offset) / (1 + offset)
+        remaining = np.cos(at * np.pi / 2) ** 2
+        betas = np.minimum(1 - remaining[1:] / remaining[:-1], _LARGEST)
+    if shift == 1:
+        return betas
+    kept = np.append(1.0, np.cumprod(1 - betas))
+    shifted = kept / (kept + shift**2 * (1 - kept))
+    return np.minimum(1 - shifted[1:] / shifted[:-1], _LARGEST)
+
+
+def variances_of(settings: DiffusionParameters) -> NDArray[np.float64]:
+    """Return beta_t of a model's schedule."""
+    first, last = settings.beta_start, settings.beta_end
+    return variances(settings.noise_schedule, settings.timesteps, first, last, settings.noise_shift)
 
 
 @dataclass(frozen=True)
@@ -71,7 +88,7 @@ class Process:
         """
         self.settings = settings
         self.learned_variance = learned_variance
-        self.betas = variances(settings.noise_schedule, settings.timesteps, settings.beta_start, settings.beta_end)
+        self.betas = variances_of(settings)
         kept = np.cumprod(1 - self.betas)
         before = np.append(1.0, kept[:-1])
         posterior = self.betas * (1 - before) / (1 - kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from generators.cuda_graph import CapturedStep
 from generators.diffusion.denoiser import Denoiser
 from generators.diffusion.parameters import DiffusionParameters
-from generators.diffusion.process import variances
+from generators.diffusion.process import variances_of
 
 #: Pictures pass the network in chunks of this many, the last one padded: a convolution may round differently in
 #: batches of another size, and a picture must not depend on how many are asked for.
 CHUNK = 16
+#: Likewise of pictures that a GPU denoises, which 16 would leave idle.
+_CHUNK_ON_GPU = 64
 
 
 def scheduler_of(settings: DiffusionParameters, *, clip: bool, learned_variance: bool) -> Any:
@@ -31,12 +35,11 @@ def scheduler_of(settings: DiffusionParameters, *, clip: bool, learned_variance:
     """
     from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
-    betas = variances(settings.noise_schedule, settings.timesteps, settings.beta_start, settings.beta_end)
     leading = settings.spacing == "leading"
     whole = settings.sampling_steps == settings.timesteps
     common = {
         "num_train_timesteps": settings.timesteps,
-        "trained_betas": betas,
+        "trained_betas": variances_of(settings),
         "prediction_type": "epsilon" if settings.prediction == "noise" else "v_prediction",
         "timestep_spacing": settings.spacing,
         "steps_offset": 1 if leading and not whole else 0,
@@ -88,15 +91,17 @@ def denoise(
     from harness.precision import precision_of
 
     low = precision_of(settings.precision, device) == "bf16-mixed"
+    chunk = CHUNK if device.type == "cpu" else _CHUNK_ON_GPU
+    predict = CapturedStep(partial(_predict, denoiser, guidance))
     made = [torch.zeros(0, *shape)]
-    for start in range(0, len(seeds), CHUNK):
-        own = [int(seed) for seed in seeds[start : start + CHUNK]]
-        randomness = [torch.Generator().manual_seed(seed) for seed in own + [0] * (CHUNK - len(own))]
-        masks = None
+    for start in range(0, len(seeds), chunk):
+        own = [int(seed) for seed in seeds[start : start + chunk]]
+        randomness = [torch.Generator().manual_seed(seed) for seed in own + [0] * (chunk - len(own))]
+        masks: tuple[Tensor, ...] = ()
         if coverage is not None:
-            masks = torch.zeros(CHUNK, *coverage.shape[1:])
-            masks[: len(own)] = coverage[start : start + CHUNK]
-            masks = masks.to(device)
+            given = torch.zeros(chunk, *coverage.shape[1:])
+            given[: len(own)] = coverage[start : start + chunk]
+            masks = (given.to(device),)
         scheduler = scheduler_of(settings, clip=clip, learned_variance=learned_variance)
         current = torch.stack([torch.randn(shape, generator=own_randomness) for own_randomness in randomness])
         current = current.to(device)
@@ -105,7 +110,8 @@ def denoise(
             arguments["eta"] = settings.eta
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=low):
             for timestep in scheduler.timesteps:
-                predicted = _predict(denoiser, current, int(timestep), masks, guidance)
+                at = torch.full((chunk,), int(timestep), dtype=torch.int64, device=device)
+                predicted = predict(current, at, *masks)
                 if settings.sampler != "ancestral":
                     predicted = predicted[:, : shape[0]]
                 current = scheduler.step(predicted, timestep, current, **arguments).prev_sample
@@ -136,16 +142,17 @@ def in_chunks(
     return torch.cat(made)
 
 
-def _predict(denoiser: Denoiser, current: Tensor, timestep: int, masks: Tensor | None, guidance: float) -> Tensor:
-    """Return what the network predicts, in float32."""
-    at = torch.full((len(current),), timestep, dtype=torch.int64, device=current.device)
+def _predict(
+    denoiser: Denoiser, guidance: float, current: Tensor, at: Tensor, coverage: Tensor | None = None
+) -> Tensor:
+    """Return what the network predicts at timesteps (N,), in float32."""
     current = current.contiguous(memory_format=torch.channels_last)
-    if masks is None:
+    if coverage is None:
         return denoiser(current, at).float()
     if guidance == 1.0:
-        return denoiser(current, at, masks).float()
+        return denoiser(current, at, coverage).float()
     given = torch.ones(2, len(current), device=current.device)
     given[1] = 0
-    both = denoiser(current.repeat(2, 1, 1, 1), at.repeat(2), masks.repeat(2, 1, 1, 1), given.flatten())
+    both = denoiser(current.repeat(2, 1, 1, 1), at.repeat(2), coverage.repeat(2, 1, 1, 1), given.flatten())
     with_mask, without = both.float().chunk(2)
     return without + guidance * (with_mask - without)

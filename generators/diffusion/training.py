@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from generators.cuda_graph import CapturedStep, set_capturable, set_rate
 from generators.diffusion.denoiser import Denoiser
 from generators.diffusion.examples import Examples
 from generators.diffusion.parameters import DiffusionParameters
 from generators.diffusion.process import Process
 from generators.diffusion.timesteps import ImportantTimesteps, UniformTimesteps
-from generators.four_channel_gan.pictures import seeded
+from generators.randomness import seeded
 from harness.precision import fabric_on, without_remarks
 from harness.training import batch_positions
 
@@ -108,6 +109,8 @@ class DiffusionTraining:
             self.denoiser = build()
         self.denoiser.to(device).to(memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.denoiser).requires_grad_(False).eval()
+        # On a GPU the step is recorded and replayed where nothing in it changes.
+        self._recorded = not (settings.dropout or settings.compile or self.fabric.world_size > 1)
         optimiser = torch.optim.AdamW(
             self.denoiser.parameters(),
             settings.learning_rate,
@@ -117,8 +120,10 @@ class DiffusionTraining:
         )
         if settings.compile:
             self.denoiser.compile()
+        set_capturable(optimiser, device, wanted=self._recorded)
         with without_remarks():
             self.network, self.optimiser = self.fabric.setup(self.denoiser, optimiser)
+        self._captured = CapturedStep(self._updated)
         important = settings.timestep_sampling == "importance"
         self.timesteps = (ImportantTimesteps if important else UniformTimesteps)(settings.timesteps)
         self._sums, self._counts = (torch.zeros(_BUCKETS, device=device) for _ in range(2))
@@ -144,16 +149,56 @@ class DiffusionTraining:
         drawn, weights = self.timesteps.draw(len(start), randomness)
         noise = torch.randn(start.shape, generator=randomness)
         given = (torch.rand(len(start), generator=randomness) >= self.mask_dropout).float().to(self.device)
-        timesteps, weights = drawn.to(self.device), weights.to(self.device)
-        for group in self.optimiser.param_groups:
-            group["lr"] = settings.learning_rate * self.rate(step)
+        timesteps = drawn.to(self.device)
+        set_rate(self.optimiser, settings.learning_rate * self.rate(step))
+        inputs: tuple[Tensor, ...] = (start, noise.to(self.device), timesteps, weights.to(self.device), given)
+        inputs += () if coverage is None else (coverage,)
+        told = self._captured(*inputs) if self._recorded else self._updated(*inputs, step=step)
+        losses, norm = told[:-1], told[-1]
+        self._average(step)
+        if isinstance(self.timesteps, ImportantTimesteps):
+            self.timesteps.learn(drawn, losses.cpu())
+        buckets = timesteps * _BUCKETS // settings.timesteps
+        self._sums.index_add_(0, buckets, losses)
+        self._counts.index_add_(0, buckets, torch.ones_like(losses))
+        edges = [math.ceil(settings.timesteps * i / _BUCKETS) for i in range(_BUCKETS + 1)]
+        means = (self._sums / self._counts).unbind()
+        by_timestep = {f"loss-timesteps-{a}-{b - 1}": m for a, b, m in zip(edges, edges[1:], means, strict=False)}
+        return {"loss": losses.mean(), "gradient-norm": norm, **by_timestep}
+
+    def _updated(
+        self,
+        start: Tensor,
+        noise: Tensor,
+        timesteps: Tensor,
+        weights: Tensor,
+        given: Tensor,
+        coverage: Tensor | None = None,
+        *,
+        step: int = 0,
+    ) -> Tensor:
+        """Update the network once.
+
+        Args:
+            start: pictures, float (N, C, S, S).
+            noise: of their shape.
+            timesteps: int64 (N,).
+            weights: of their losses, float (N,).
+            given: float (N,), 0 where the mask is left out.
+            coverage: by masks, float (N, 1, S, S).
+            step: of which dropout depends.
+
+        Returns:
+            float (N + 1,): the losses, and the norm of the gradient.
+        """
+        settings = self.settings
         self.optimiser.zero_grad(set_to_none=True)
         losses = torch.zeros(len(start), device=self.device)
         # The gradients of all devices are averaged, once, with those of the last part; so losses count as often.
         count = len(start) / self.fabric.world_size
         parts = self._parts(len(start))
         for part in parts:
-            clean, added, at = start[part], noise[part].to(self.device), timesteps[part]
+            clean, added, at = start[part], noise[part], timesteps[part]
             current = self.process.noised(clean, added, at).contiguous(memory_format=torch.channels_last)
             condition = () if coverage is None else (coverage[part], given[part])
             with self.fabric.no_backward_sync(self.network, enabled=part is not parts[-1]):
@@ -165,19 +210,9 @@ class DiffusionTraining:
         if self.fabric.world_size > 1:
             # Of other devices' parts there are zeros.
             losses = cast(Tensor, self.fabric.all_reduce(losses, reduce_op="sum"))
-        bound = settings.gradient_clip or math.inf
-        norm = nn.utils.clip_grad_norm_(self.denoiser.parameters(), bound)
+        norm = nn.utils.clip_grad_norm_(self.denoiser.parameters(), settings.gradient_clip or math.inf)
         self.optimiser.step()
-        self._average(step)
-        if isinstance(self.timesteps, ImportantTimesteps):
-            self.timesteps.learn(drawn, losses.cpu())
-        buckets = timesteps * _BUCKETS // settings.timesteps
-        self._sums.index_add_(0, buckets, losses)
-        self._counts.index_add_(0, buckets, torch.ones_like(losses))
-        edges = [math.ceil(settings.timesteps * i / _BUCKETS) for i in range(_BUCKETS + 1)]
-        means = (self._sums / self._counts).unbind()
-        by_timestep = {f"loss-timesteps-{a}-{b - 1}": m for a, b, m in zip(edges, edges[1:], means, strict=False)}
-        return {"loss": losses.mean(), "gradient-norm": norm.detach(), **by_timestep}
+        return torch.cat([losses, norm.detach().reshape(1)])
 
     def _parts(self, count: int) -> list[slice]:
         """Return the parts of a batch that this device computes, one after another."""
@@ -231,6 +266,7 @@ class DiffusionTraining:
         self.denoiser.load_state_dict(state["denoiser"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimiser.load_state_dict(state["optimiser"])
+        set_capturable(self.optimiser, self.device, wanted=self._recorded)
         self.timesteps.restore(state["timesteps"])
         self._sums, self._counts = (tensor.to(self.device) for tensor in state["told"])
         return int(state["step"])

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from generators.first_stage.autoencoder import Autoencoder
 from harness.metrics.features import features
@@ -43,7 +42,7 @@ def psnr(real: NDArray[np.uint8], made: NDArray[np.uint8]) -> NDArray[np.float64
     return 10 * np.log10(255.0**2 / error)
 
 
-def ssim(real: NDArray[np.uint8], made: NDArray[np.uint8]) -> NDArray[np.float64]:
+def ssim(real: NDArray[np.uint8], made: NDArray[np.uint8], device: torch.device | None = None) -> NDArray[np.float64]:
     """Return the structural similarity of each image (N,), at most 1 (Wang et al. 2004, equation 13).
 
     Windows are Gaussian, 11 px wide with standard deviation 1.5, and lie inside the image; the mean is over windows
@@ -52,6 +51,7 @@ def ssim(real: NDArray[np.uint8], made: NDArray[np.uint8]) -> NDArray[np.float64
     Args:
         real: uint8 (N, H, W, 3), at least 11 pixels a side.
         made: likewise.
+        device: to compute on, in float64; the CPU when left out.
 
     Raises:
         ValueError: the images are smaller.
@@ -60,23 +60,33 @@ def ssim(real: NDArray[np.uint8], made: NDArray[np.uint8]) -> NDArray[np.float64
         raise ValueError(
             f"SSIM needs images of at least {_WINDOW} pixels a side, got {real.shape[1]} x {real.shape[2]}."
         )
-    offsets = torch.arange(_WINDOW, dtype=torch.float64) - (_WINDOW - 1) / 2
-    window = torch.softmax(-offsets.square() / (2 * _SPREAD**2), dim=0)
-
-    def blurred(planes: Tensor) -> Tensor:
-        return functional.conv2d(functional.conv2d(planes, window.reshape(1, 1, -1, 1)), window.reshape(1, 1, 1, -1))
-
-    values = []
+    down, across = (_windows(side).to(device) for side in real.shape[1:3])
     small, large = _STABILISERS
-    for one, other in zip(real, made, strict=True):
-        a, b = (torch.from_numpy(image.astype(np.float64)).permute(2, 0, 1)[:, None] for image in (one, other))
-        mean_a, mean_b = blurred(a), blurred(b)
-        spread_a, spread_b = blurred(a * a) - mean_a**2, blurred(b * b) - mean_b**2
-        together = blurred(a * b) - mean_a * mean_b
+    values = []
+    for start in range(0, len(real), _CHUNK):
+        a, b = (
+            torch.from_numpy(np.array(images[start : start + _CHUNK])).to(device).permute(0, 3, 1, 2).double()
+            for images in (real, made)
+        )
+        mean_a, mean_b, square_a, square_b, product = (
+            down @ planes @ across.T for planes in (a, b, a * a, b * b, a * b)
+        )
+        spread_a, spread_b = square_a - mean_a**2, square_b - mean_b**2
+        together = product - mean_a * mean_b
         similar = (2 * mean_a * mean_b + small) * (2 * together + large)
         similar = similar / ((mean_a**2 + mean_b**2 + small) * (spread_a + spread_b + large))
-        values.append(float(similar.mean()))
-    return np.array(values)
+        values.append(similar.mean(dim=(1, 2, 3)).cpu().numpy())
+    return np.concatenate(values)
+
+
+def _windows(side: int) -> Tensor:
+    """Return (side - 10, side): in each row the weights of one window's pixels, which sum to 1."""
+    offsets = torch.arange(_WINDOW, dtype=torch.float64) - (_WINDOW - 1) / 2
+    window = torch.softmax(-offsets.square() / (2 * _SPREAD**2), dim=0)
+    weights = torch.zeros(side - _WINDOW + 1, side, dtype=torch.float64)
+    for row in range(len(weights)):
+        weights[row, row : row + _WINDOW] = window
+    return weights
 
 
 def measure(autoencoder: Autoencoder, images: NDArray[np.uint8], device: torch.device) -> dict[str, float]:
@@ -95,7 +105,7 @@ def measure(autoencoder: Autoencoder, images: NDArray[np.uint8], device: torch.d
     autoencoder.eval()
     made = reconstruct(autoencoder, images, device)
     autoencoder.train(training)
-    told = {"psnr": float(psnr(images, made).mean()), "ssim": float(ssim(images, made).mean())}
+    told = {"psnr": float(psnr(images, made).mean()), "ssim": float(ssim(images, made, device).mean())}
     if len(images) > 1 and find("fid-inception") is not None:
         network = fid_network()
         real, synthetic = (features(pictures, network, device=device, keep=False) for pictures in (images, made))

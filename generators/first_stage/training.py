@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from generators.adversarial_losses import hinge
 from generators.first_stage.autoencoder import FACTOR, NETWORKS, build
 from generators.first_stage.discriminator import PatchDiscriminator, adaptive_weight, layers_for
 from generators.first_stage.parameters import FirstStageParameters
-from generators.four_channel_gan.losses import hinge
-from generators.four_channel_gan.pictures import FLIP_AXES, flip, seeded
+from generators.randomness import FLIP_AXES, flip, seeded
 from harness.errors import HarnessError
 from harness.perceptual import NO_NETWORK, PerceptualNetwork, perceptual_network
 from harness.precision import fabric_on

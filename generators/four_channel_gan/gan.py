@@ -149,7 +149,7 @@ class FourChannelGAN(Generator):
         """Log a grid of samples of the same latents at every step."""
         import numpy as np
 
-        from generators.four_channel_gan.pictures import seeded
+        from generators.randomness import seeded
 
         drawn = network.draw(_SHOWN, seeded(context.seed, _GRID_LATENTS))
         images, masks = self._made(network, drawn, pairs.size[0], self.parameters.mask_threshold, context.device)

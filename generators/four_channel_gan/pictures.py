@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,15 +10,6 @@ from torch import Tensor, nn
 from harness.data.pairs import PairSet
 
 CHANNELS = 4
-
-#: Axes of (N, C, H, W) that a setting of flips reverses: 2 is upside down, 3 mirrors.
-FLIP_AXES = {"none": (), "horizontal": (3,), "both": (2, 3)}
-
-
-def seeded(*key: int) -> torch.Generator:
-    """Return a CPU generator that depends on all integers of ``key``: the one source of randomness at a step."""
-    words = np.random.SeedSequence([k % 2**64 for k in key]).generate_state(2, np.uint32)
-    return torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
 
 
 class RealPictures:
@@ -73,14 +62,6 @@ class RealPictures:
         """Return the pictures at ``positions`` as float32 (N, 4, H, W) in [-1, 1], channels last."""
         chosen = self.pictures[torch.from_numpy(positions).to(self.pictures.device)]
         return chosen.float().div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
-
-
-def flip(pictures: Tensor, axes: Sequence[int], randomness: torch.Generator) -> Tensor:
-    """Flip each picture (N, C, H, W) with probability one half along each of ``axes`` (2 is vertical, 3 horizontal)."""
-    for axis in axes:
-        chosen = (torch.rand(len(pictures), 1, 1, 1, generator=randomness) < 0.5).to(pictures.device)
-        pictures = torch.where(chosen, pictures.flip(axis), pictures)
-    return pictures
 
 
 def random_windows(pictures: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:

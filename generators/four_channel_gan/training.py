@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from generators.four_channel_gan.augmentation import augment
 from generators.four_channel_gan.parameters import FourChannelParameters
-from generators.four_channel_gan.pictures import FLIP_AXES, RealPictures, flip, random_crop, seeded
+from generators.four_channel_gan.pictures import RealPictures, random_crop
+from generators.randomness import FLIP_AXES, flip, seeded
 from harness.errors import HarnessError
 from harness.precision import fabric_on, without_remarks
 from harness.training import batch_positions

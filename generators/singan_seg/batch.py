@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from generators.four_channel_gan.pictures import seeded, to_bytes
+from generators.four_channel_gan.pictures import to_bytes
+from generators.randomness import seeded
 from generators.singan_seg.networks import CHANNELS, FrozenTrunk
 from generators.singan_seg.pyramid import Pyramid, truncated
 from generators.singan_seg.training import FinishedScale, ScaleTraining, draw_noise, through
@@ -46,7 +47,8 @@ class ModelBatch:
             height, width, settings.min_size, settings.max_size or max(height, width), settings.scale_factor
         )
         self.keys = [model_seed(seed, name) for name in pairs.ids]
-        auto = settings.precision == "auto" and computes_in_bfloat16(device)
+        # Measured on an H200: grouped convolutions are up to twice as fast in float32 (as TF32) as in bfloat16.
+        auto = settings.precision == "auto" and device.type == "cpu" and computes_in_bfloat16(device)
         self.dtype = torch.bfloat16 if auto or settings.precision == "bfloat16" else torch.get_default_dtype()
         self.real = [scale.to(device) for scale in self._real_scales()]
         self.finished: list[FinishedScale] = []

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from generators.four_channel_gan.pictures import seeded
+from generators.cuda_graph import CapturedStep, set_capturable, set_rate
+from generators.randomness import seeded
 from generators.singan_seg.networks import CHANNELS, FrozenTrunk, StackedCritic, StackedGenerator, bordered, width
 from generators.singan_seg.pyramid import Pyramid, truncated
 
@@ -21,6 +22,9 @@ _GENERATOR, _CRITIC, _RECONSTRUCTION, _EPOCHS = range(4)
 
 #: Epochs whose random numbers are drawn, and passed through the finished scales, at once.
 BLOCK = 4
+
+#: What is told of each model after an epoch.
+_TOLD = ("real_score", "fake_score", "penalty", "reconstruction_error")
 
 History = list[tuple[int, dict[str, Tensor]]]
 
@@ -99,6 +103,7 @@ class ScaleTraining:
     reconstruction: Tensor
     dtype: torch.dtype
     epoch: int = 0
+    rate: float | None = None
     history: History = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -110,9 +115,10 @@ class ScaleTraining:
         self.generator = StackedGenerator(features, made).to(device)
         self.critic = StackedCritic(features, judged).to(device)
         self.generator_optimiser, self.critic_optimiser = (
-            torch.optim.Adam(network.parameters(), settings.learning_rate, settings.betas, fused=True)
-            for network in (self.generator, self.critic)
+            _adam(network, settings.learning_rate, settings.betas, device) for network in (self.generator, self.critic)
         )
+        # On a GPU most scales are so small that starting their kernels would take longer than running them.
+        self._updates = CapturedStep(self._all_updates)
         self.size = self.pyramid.sizes[self.scale]
         if self.scale == 0:
             self.amplitude = torch.ones(len(self.keys), device=device)
@@ -141,22 +147,23 @@ class ScaleTraining:
 
     def run(self, total: int) -> Iterator[int]:
         """Train up to ``total`` epochs in all and yield the number done after each."""
-        updates = 1 if self.settings.one_update else self.settings.generator_steps
         while self.epoch < total:
             block, done = divmod(self.epoch, BLOCK)
             before, noise, shares = self._draws(block)
             for place in range(done, min(BLOCK, total - block * BLOCK)):
                 self._set_rate(total)
-                self._epoch(before[place], noise[place], shares[place], updates)
+                self._epoch(before[place], noise[place], shares[place])
                 self.epoch += 1
                 yield self.epoch
 
     def _set_rate(self, total: int) -> None:
         settings = self.settings
         decayed = self.epoch >= settings.decay_after * total
-        for optimiser in (self.generator_optimiser, self.critic_optimiser):
-            for group in optimiser.param_groups:
-                group["lr"] = settings.learning_rate * (settings.decay if decayed else 1)
+        rate = settings.learning_rate * (settings.decay if decayed else 1)
+        if rate != self.rate:
+            self.rate = rate
+            for optimiser in (self.generator_optimiser, self.critic_optimiser):
+                set_rate(optimiser, rate)
 
     @torch.no_grad()
     def _draws(self, block: int) -> tuple[list[Tensor], list[Tensor], Tensor]:
@@ -183,14 +190,28 @@ class ScaleTraining:
             before = passed.view(BLOCK, draws, *passed.shape[1:])
         return list(before), noise, shares
 
-    def _epoch(self, before: Tensor, noise: Tensor, shares: Tensor, updates: int) -> None:
+    def _epoch(self, before: Tensor, noise: Tensor, shares: Tensor) -> None:
+        if self.scale == 0 and not self.settings.fixed_reconstruction_noise:
+            self.noise_of_reconstruction = self._reconstruction_noise(self.epoch)
+        told = self._updates(before, noise, shares, self.noise_of_reconstruction)
+        self.history.append((self.epoch, dict(zip(_TOLD, told, strict=True))))
+
+    def _all_updates(self, before: Tensor, noise: Tensor, shares: Tensor, reconstruction_noise: Tensor) -> Tensor:
+        """Update the critic, then the generator, as often as an epoch does.
+
+        Args:
+            before: (draws, K * 4, h, w), pictures of the scale before.
+            noise: likewise.
+            shares: (critic_steps, K), where between fake and real the gradient penalty is taken.
+            reconstruction_noise: (1, K * 4, h, w).
+
+        Returns:
+            What was told of each model by the last updates, (4, K); see ``_TOLD``.
+        """
         settings, models = self.settings, len(self.keys)
         inputs = bordered(scaled(noise, self.amplitude) + before).to(self.dtype)
-        if self.scale == 0 and not settings.fixed_reconstruction_noise:
-            self.noise_of_reconstruction = self._reconstruction_noise(self.epoch)
-        again = bordered(scaled(self.noise_of_reconstruction, self.amplitude) + self.reconstruction).to(self.dtype)
+        again = bordered(scaled(reconstruction_noise, self.amplitude) + self.reconstruction).to(self.dtype)
         size = (inputs.shape[2], inputs.shape[3])
-        told: dict[str, Tensor] = {}
         critic_steps = settings.critic_steps
         # The generator stands still meanwhile: all fakes of the critic's steps are one pass.
         with torch.no_grad():
@@ -204,9 +225,8 @@ class ScaleTraining:
             penalty = self.critic.gradient_penalty(torch.lerp(fake, self.real, share).to(self.dtype))
             loss = on_fake - on_real + settings.gradient_penalty * penalty
             _update(loss, self.critic_optimiser)
-        told |= {"real_score": on_real, "fake_score": on_fake, "penalty": penalty}
         self.critic.requires_grad_(False)
-        for step in range(updates):
+        for step in range(1 if settings.one_update else settings.generator_steps):
             chosen = critic_steps - 1 if settings.one_update else critic_steps + step
             made, statistics = self.generator(torch.cat([inputs[chosen : chosen + 1], again]))
             made = made.tanh()
@@ -221,8 +241,7 @@ class ScaleTraining:
             else:
                 self.generator.follow(statistics, size)
         self.critic.requires_grad_(True)
-        told["reconstruction_error"] = error
-        self.history.append((self.epoch, {name: value.detach() for name, value in told.items()}))
+        return torch.stack([on_real, on_fake, penalty, error]).detach()
 
     def finish(self) -> FinishedScale:
         """Return the scale as it is sampled from."""
@@ -252,6 +271,8 @@ class ScaleTraining:
         """Take up a state."""
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
+        for optimiser in (self.generator_optimiser, self.critic_optimiser):
+            set_capturable(optimiser, self.real.device)
         self.epoch = int(state["epoch"])
         self.noise_of_reconstruction = state["noise"].to(self.real.device)
 
@@ -266,3 +287,11 @@ def _update(losses: Tensor, optimiser: torch.optim.Optimizer) -> None:
     optimiser.zero_grad(set_to_none=True)
     losses.sum().backward()
     optimiser.step()
+
+
+def _adam(
+    network: StackedGenerator | StackedCritic, rate: float, betas: tuple[float, float], device: torch.device
+) -> torch.optim.Adam:
+    optimiser = torch.optim.Adam(network.parameters(), rate, betas, fused=True)
+    set_capturable(optimiser, device)
+    return optimiser

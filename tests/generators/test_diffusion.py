@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from generators import mask_ddpm, mask_ldm
@@ -55,6 +56,16 @@ def test_the_linear_schedule_is_paper_a_s() -> None:
     assert (betas[0], betas[-1]) == (1e-4, 0.02)
     # All but nothing of the picture is left at the end: alphabar of Ho et al. 2020 is 4.04e-5.
     assert np.prod(1 - betas) == pytest.approx(4.036e-5, rel=1e-3)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_shift_divides_the_signal_to_noise_ratio_by_its_square(schedule: str) -> None:
+    def ratio(shift: float) -> NDArray[np.float64]:
+        kept = np.cumprod(1 - variances(schedule, 200, 1e-3, 0.05, shift))  # type: ignore[arg-type]
+        return kept / (1 - kept)
+
+    # Of the last step of the cosine schedule nothing is left, and its beta is cut.
+    np.testing.assert_allclose(ratio(3.0)[:-1], ratio(1.0)[:-1] / 9, rtol=1e-6)
 
 
 def test_noise_is_added_in_closed_form_as_by_steps() -> None:
@@ -432,9 +443,9 @@ def test_guidance_exaggerates_what_the_mask_changes() -> None:
     with torch.no_grad():
         given = network(current, at, masks)
         without = network(current, at, masks, torch.zeros(2))
-        torch.testing.assert_close(_predict(network, current, 7, masks, 1.0), given)
+        torch.testing.assert_close(_predict(network, 1.0, current, at, masks), given)
         expected = without + 3.0 * (given - without)
-        torch.testing.assert_close(_predict(network, current, 7, masks, 3.0), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(_predict(network, 3.0, current, at, masks), expected, atol=1e-5, rtol=1e-4)
 
 
 @settings(max_examples=8, deadline=None)

@@ -18,7 +18,8 @@ from generators.fastgan_networks import (
     OwnStatistics,
     quadrant,
 )
-from generators.four_channel_gan.pictures import RealPictures, seeded
+from generators.four_channel_gan.pictures import RealPictures
+from generators.randomness import seeded
 from harness.conformance import drawn_pairs
 
 CPU = torch.device("cpu")

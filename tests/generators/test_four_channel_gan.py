@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
+from generators import adversarial_losses as losses
 from generators.dcgan import DCGAN
 from generators.dcgan_networks import DCGANTraining
 from generators.fastgan import FastGAN
-from generators.four_channel_gan import losses
 from generators.four_channel_gan.augmentation import augment
 from generators.four_channel_gan.layers import doubled_convolution, gated
-from generators.four_channel_gan.pictures import RealPictures, flip, random_crop, seeded, to_bytes
+from generators.four_channel_gan.pictures import RealPictures, random_crop, to_bytes
 from generators.four_channel_gan.training import Watch
 from generators.progan import ProGAN
+from generators.randomness import flip, seeded
 from harness.conformance import drawn_pairs
 from harness.errors import HarnessError, OutOfMemory
 from harness.fitting import LocalFitContext, run_fit

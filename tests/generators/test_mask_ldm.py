@@ -399,6 +399,7 @@ OF_THE_FIT: dict[str, tuple[Any, dict[str, Any]]] = {
     "noise_schedule": ("linear", {}),
     "beta_start": (1e-3, {"noise_schedule": "linear"}),
     "beta_end": (0.1, {"noise_schedule": "linear"}),
+    "noise_shift": (3.0, {}),
     "prediction": ("noise", {}),
     "loss": ("l1", {}),
     "weighting": ("min-snr", {"prediction": "noise"}),

@@ -8,7 +8,7 @@ import torch.nn.functional as functional
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generators.four_channel_gan.pictures import RealPictures, seeded
+from generators.four_channel_gan.pictures import RealPictures
 from generators.progan import ProGAN
 from generators.progan_networks import (
     EqualisedConvolution,
@@ -18,6 +18,7 @@ from generators.progan_networks import (
     ProGANTraining,
     with_deviation,
 )
+from generators.randomness import seeded
 from harness.conformance import drawn_pairs
 from harness.fitting import LocalFitContext, run_fit
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from generators.four_channel_gan.pictures import seeded
+from generators.randomness import seeded
 from generators.singan_seg import SinGANSeg, SinGANSegParameters
 from generators.singan_seg.batch import ModelBatch, model_seed
 from generators.singan_seg.networks import StackedCritic, StackedGenerator, bordered, width

@@ -1,0 +1,137 @@
+"""Steps that a GPU replays: what they do there, and that a CPU just calls them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from generators.cuda_graph import CapturedStep, set_capturable, set_rate
+from generators.diffusion.denoiser import Denoiser, Shape
+from generators.diffusion.examples import PixelExamples
+from generators.diffusion.parameters import DiffusionParameters
+from generators.diffusion.process import Process
+from generators.diffusion.sampling import denoise
+from generators.diffusion.training import DiffusionTraining
+from generators.mask_ddpm import MaskDDPMParameters
+from generators.singan_seg import SinGANSegParameters
+from generators.singan_seg.batch import ModelBatch
+from harness.conformance import drawn_pairs
+
+CPU = torch.device("cpu")
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+
+def test_a_cpu_calls_the_function_each_time() -> None:
+    calls = []
+
+    def function(number: Tensor) -> Tensor:
+        calls.append(float(number))
+        return number + 1
+
+    step = CapturedStep(function)
+    assert [float(step(torch.tensor(float(n)))) for n in range(6)] == [1, 2, 3, 4, 5, 6]
+    assert calls == [0, 1, 2, 3, 4, 5]
+
+
+def moved(network: nn.Module, optimiser: torch.optim.Optimizer) -> list[Tensor]:
+    optimiser.zero_grad()
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    sum(parameter.sum() for parameter in network.parameters()).backward()
+    optimiser.step()
+    return [old - new.detach() for old, new in zip(before, network.parameters(), strict=True)]
+
+
+def test_the_rate_that_is_set_is_the_one_that_adam_steps_by() -> None:
+    network = nn.Linear(3, 2)
+    optimiser = torch.optim.Adam(network.parameters(), 0.5, fused=True)
+    set_rate(optimiser, 0.125)
+    for difference in moved(network, optimiser):
+        torch.testing.assert_close(difference, torch.full_like(difference, 0.125))
+
+
+def test_a_state_that_a_gpu_saved_goes_on_on_a_cpu() -> None:
+    """There the rate is a tensor and the steps are capturable, neither of which a CPU's fused Adam takes."""
+    network = nn.Linear(3, 2)
+    optimiser = torch.optim.Adam(network.parameters(), 0.5, fused=True)
+    moved(network, optimiser)
+    state = optimiser.state_dict()
+    state["param_groups"][0] |= {"capturable": True, "lr": torch.tensor(0.25)}
+    fresh = torch.optim.Adam(network.parameters(), 0.5, fused=True)
+    fresh.load_state_dict(state)
+    set_capturable(fresh, CPU)
+    assert fresh.param_groups[0]["capturable"] is False
+    assert fresh.param_groups[0]["lr"] == 0.25
+    for difference in moved(network, fresh):
+        torch.testing.assert_close(difference, torch.full_like(difference, 0.25))
+
+
+@on_gpu
+def test_replayed_calls_take_new_inputs_and_old_answers_stay() -> None:
+    total = torch.zeros(2, device="cuda")
+
+    def function(added: Tensor) -> Tensor:
+        total.add_(added)
+        return total * 2
+
+    step = CapturedStep(function)
+    answers = [step(torch.tensor([n, -n], dtype=torch.float32, device="cuda")) for n in range(1, 9)]
+    sums = np.cumsum(range(1, 9))
+    assert [answer.tolist() for answer in answers] == [[2 * s, -2 * s] for s in sums]
+
+
+@on_gpu
+def test_recorded_epochs_of_singan_seg_end_where_called_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.backends.cudnn.deterministic = True
+    pairs, made = drawn_pairs(3, 32), []
+    for warm_up in (3, 10**9):
+        monkeypatch.setattr("generators.cuda_graph._WARM_UP", warm_up)
+        batch = ModelBatch(
+            SinGANSegParameters(epochs=12, features=8, precision="float32"), pairs, 0, torch.device("cuda")
+        )
+        for _ in batch.train():
+            pass
+        made.append(batch.weights())
+    for name, recorded in made[0].items():
+        torch.testing.assert_close(recorded, made[1][name], atol=1e-4, rtol=1e-4)
+
+
+@on_gpu
+def test_recorded_predictions_give_the_samples_that_called_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = Denoiser(1, 16, Shape((8, 16), 1, 8, 4)).to("cuda").eval()
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    settings = MaskDDPMParameters(network="tiny", precision="float32", sampling_steps=12)
+    made = []
+    for warm_up in (3, 10**9):
+        monkeypatch.setattr("generators.cuda_graph._WARM_UP", warm_up)
+        made.append(denoise(network, settings, (1, 16, 16), np.arange(5), torch.device("cuda")))
+    torch.testing.assert_close(*made, atol=1e-3, rtol=1e-3)
+
+
+@on_gpu
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_recorded_steps_of_diffusion_end_where_called_ones_do(monkeypatch: pytest.MonkeyPatch, accumulate: int) -> None:
+    torch.backends.cudnn.deterministic = True
+    device = torch.device("cuda")
+    settings = DiffusionParameters(
+        batch_size=6, timesteps=20, sampling_steps=4, precision="float32", accumulate=accumulate
+    )
+    pictures = (torch.rand(10, 1, 16, 16, generator=torch.Generator().manual_seed(0)) > 0.5).to(torch.uint8) * 255
+    made, losses = [], []
+    for warm_up in (3, 10**9):
+        monkeypatch.setattr("generators.cuda_graph._WARM_UP", warm_up)
+        training = DiffusionTraining(
+            settings,
+            PixelExamples(pictures.to(device), None, "both"),
+            lambda: Denoiser(1, 16, Shape((8, 16), 1, 8, 4), learned_variance=True),
+            Process(settings, device, learned_variance=True),
+            0,
+            device,
+        )
+        losses.append([float(training.step(step)["loss"]) for step in range(10)])
+        made.append(torch.cat([p.detach().flatten() for p in training.denoiser.parameters()]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    torch.testing.assert_close(*made, atol=1e-4, rtol=1e-4)
