@@ -45,3 +45,18 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
     between = torch.lerp(fake.detach(), real, share).requires_grad_()
     (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
     return (gradient.float().flatten(1).norm(dim=1) - 1).square().mean()
+
+
+def real_gradient_penalty(judge: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
+    """Return R1 of Mescheder, Geiger and Nowozin 2018 (arXiv 1801.04406, equation 9), not yet weighted.
+
+    Args:
+        judge: scores pictures (N, ...); (N,) comes out.
+        real: pictures (N, ...).
+
+    Returns:
+        Half the mean squared norm of the scores' gradient at real pictures.
+    """
+    at = real.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(judge(at).sum(), at, create_graph=True)
+    return gradient.float().flatten(1).square().sum(dim=1).mean() / 2

@@ -33,6 +33,7 @@ class ProGANParameters(FourChannelParameters):
         "flip": "horizontal",
         "augment": (),
         "ema": 0.999,
+        "loss": "wgan-gp",
         "gradient_penalty": 10.0,
         "drift": 0.001,
         "generator_pixel_norm": False,
@@ -59,11 +60,17 @@ class ProGANParameters(FourChannelParameters):
     learning_rate: float = Field(1.5e-3, gt=0, description="Adam's learning rate for the generator")
     discriminator_learning_rate: float = Field(1.5e-3, gt=0, description="Adam's learning rate for the discriminator")
     betas: tuple[float, float] = Field((0.0, 0.99), description="Adam's decay rates")
-    gradient_penalty: float = Field(10.0, ge=0, description="weight of the gradient penalty (WGAN-GP)")
-    penalty_interval: int = Field(
-        2, ge=1, description="take the gradient penalty at every so many steps, with a weight that makes up for it"
+    loss: Literal["wgan-gp", "non-saturating"] = Field(
+        "wgan-gp",
+        description="the paper's loss, or the logistic one with a penalty on gradients at real pairs (R1), which is "
+        "cheaper",
     )
-    drift: float = Field(0.001, ge=0, description="weight of the squared scores of real pairs")
+    gradient_penalty: float = Field(10.0, ge=0, description="weight of the gradient penalty of wgan-gp")
+    drift: float = Field(0.001, ge=0, description="weight of the squared scores of real pairs in wgan-gp")
+    r1: float = Field(0.2, ge=0, description="weight of the R1 penalty of the non-saturating loss")
+    penalty_interval: int = Field(
+        2, ge=1, description="take the penalty at every so many steps, with a weight that makes up for it"
+    )
     generator_pixel_norm: bool = Field(True, description="normalise pixels after each convolution of the generator")
     discriminator_pixel_norm: bool = Field(False, description="normalise pixels in the discriminator too")
     tanh: bool = Field(True, description="end in tanh; otherwise pictures are unbounded and cut when saved")

@@ -200,7 +200,7 @@ def with_deviation(features: Tensor) -> Tensor:
 
 
 class ProGANTraining(Training[ProGANParameters]):
-    """WGAN-GP while both networks grow."""
+    """The game while both networks grow."""
 
     def build(self, size: int) -> tuple[GeneratorNetwork, nn.Module]:
         """Build both networks."""
@@ -236,19 +236,23 @@ class ProGANTraining(Training[ProGANParameters]):
         return real
 
     def discriminator_losses(self, real: Tensor, fake: tuple[Tensor, ...], randomness: torch.Generator) -> Losses:
-        """Return the critic's loss and its penalty."""
+        """Return the discriminator's loss and its penalty."""
         settings = self.settings
         on_real, on_fake = self.discriminator(real), self.discriminator(fake[0])
-        share = torch.rand(len(real), 1, 1, 1, generator=randomness).to(real.device)
-        told = {
-            "adversarial-loss": losses.wasserstein(on_real, on_fake, settings.drift),
-            "real-score": on_real.mean(),
-            "fake-score": on_fake.mean(),
-        }
-        if self.number % settings.penalty_interval == 0:
-            # Rarer, but as much in sum: StyleGAN2's lazy regularisation.
-            weight = settings.gradient_penalty * settings.penalty_interval
-            told["penalty-loss"] = weight * losses.gradient_penalty(self._judged, real, fake[0], share)
+        told = {"real-score": on_real.mean(), "fake-score": on_fake.mean()}
+        # A rarer penalty weighs as much in sum: StyleGAN2's lazy regularisation.
+        penalised = self.number % settings.penalty_interval == 0
+        if settings.loss == "wgan-gp":
+            share = torch.rand(len(real), 1, 1, 1, generator=randomness).to(real.device)
+            told["adversarial-loss"] = losses.wasserstein(on_real, on_fake, settings.drift)
+            if penalised:
+                weight = settings.gradient_penalty * settings.penalty_interval
+                told["penalty-loss"] = weight * losses.gradient_penalty(self._judged, real, fake[0], share)
+            return told
+        told["adversarial-loss"] = losses.binary_cross_entropy(on_real, on_fake)
+        if penalised:
+            weight = settings.r1 * settings.penalty_interval
+            told["penalty-loss"] = weight * losses.real_gradient_penalty(self._judged, real)
         return told
 
     def _judged(self, pictures: Tensor) -> Tensor:
@@ -257,5 +261,8 @@ class ProGANTraining(Training[ProGANParameters]):
             return self.discriminator.module(pictures).float()
 
     def generator_losses(self, fake: tuple[Tensor, ...]) -> Losses:
-        """Return minus the critic's score."""
-        return {"deceiving-loss": -self.discriminator(fake[0]).mean()}
+        """Return the non-saturating loss, or minus the critic's score."""
+        on_fake = self.discriminator(fake[0])
+        return {
+            "deceiving-loss": -on_fake.mean() if self.settings.loss == "wgan-gp" else losses.non_saturating(on_fake)
+        }

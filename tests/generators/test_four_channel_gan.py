@@ -421,6 +421,13 @@ def test_gradient_penalty_looks_between_real_and_made():
     assert float(penalty) == pytest.approx(((3 - 1) ** 2 + (2 - 1) ** 2) / 2)
 
 
+def test_the_penalty_at_real_pictures_is_half_the_squared_gradient():
+    real = torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1).expand(2, 4, 1, 1)
+    # The gradient of |x|^2 / 2 is x itself: 4 channels of 1, and of 2.
+    penalty = losses.real_gradient_penalty(lambda x: x.square().sum(dim=(1, 2, 3)) / 2, real)
+    assert float(penalty) == pytest.approx((4 * 1 + 4 * 4) / 2 / 2)
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 5), st.integers(1, 6), st.integers(1, 6))
 def test_doubled_convolution_equals_enlarging_and_convolving(n, before, after, height, width):

@@ -8,6 +8,7 @@ import torch.nn.functional as functional
 from hypothesis import given
 from hypothesis import strategies as st
 
+from generators import adversarial_losses as losses
 from generators.four_channel_gan.pictures import RealPictures
 from generators.progan import ProGAN
 from generators.progan_networks import (
@@ -136,6 +137,42 @@ def test_real_pictures_are_reduced_and_faded_like_made_ones():
     assert training.averaged.alpha == pytest.approx(12 / 25)
     coarse = functional.interpolate(functional.avg_pool2d(pictures, 2), scale_factor=2)
     assert torch.allclose(training.seen_as(pictures), coarse + 12 / 25 * (pictures - coarse), atol=1e-3)
+
+
+@pytest.mark.parametrize("loss", ["non-saturating", "wgan-gp"])
+def test_the_game_has_the_losses_that_were_asked_for(loss):
+    real = RealPictures(drawn_pairs(4, 32), 32, CPU)
+    values = {
+        "loss": loss,
+        "precision": "float32",
+        "penalty_interval": 3,
+        "r1": 0.7,
+        "gradient_penalty": 5.0,
+        "drift": 0.2,
+    }
+    settings = ProGAN.create(**{**ProGAN.example(), **values}).parameters
+    training = ProGANTraining(settings, real, 0, CPU)
+    training.begin(settings.steps)
+    made, pictures = training.averaged(*training.averaged.draw(4, seeded(1))), real.pictures.float() / 127.5 - 1
+    judge = training.discriminator.module
+    on_real, on_fake = judge(pictures), judge(made[0])
+    told, others = {}, {}
+    for step, into in ((3, told), (4, others)):
+        training.number = step
+        into.update(training.discriminator_losses(pictures, made, seeded(2)))
+    if loss == "wgan-gp":
+        share = torch.rand(4, 1, 1, 1, generator=seeded(2))
+        adversarial = on_fake.mean() - on_real.mean() + 0.2 * on_real.square().mean()
+        penalty = 3 * 5.0 * losses.gradient_penalty(judge, pictures, made[0], share)
+        deceiving = -on_fake.mean()
+    else:
+        adversarial = functional.softplus(-on_real).mean() + functional.softplus(on_fake).mean()
+        penalty = 3 * 0.7 * losses.real_gradient_penalty(judge, pictures)
+        deceiving = functional.softplus(-on_fake).mean()
+    assert float(told["adversarial-loss"]) == pytest.approx(float(adversarial), rel=1e-4)
+    assert float(told["penalty-loss"]) == pytest.approx(float(penalty), rel=1e-4)
+    assert float(training.generator_losses(made)["deceiving-loss"]) == pytest.approx(float(deceiving), rel=1e-4)
+    assert "penalty-loss" not in others
 
 
 def test_a_checkpoint_in_the_middle_of_growth_makes_pictures_of_full_size(tmp_path):
