@@ -91,15 +91,20 @@ class PlainScale:
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return how long a call takes: processor time on a CPU, where others may be at work, else time on the clock."""
-    if device.type == "cpu":
+    """Return how long a call takes: processor time of one core, where others may be at work, else time on the clock."""
+    if device.type == "cpu" and torch.get_num_threads() == 1:
         start = time.process_time()
         work()
         return time.process_time() - start
-    torch.cuda.synchronize(device)
+
+    def finished() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    finished()
     start = time.perf_counter()
     work()
-    torch.cuda.synchronize(device)
+    finished()
     return time.perf_counter() - start
 
 
