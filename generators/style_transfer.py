@@ -81,7 +81,10 @@ class StyleTransfer(Refiner):
 
     name: ClassVar[str] = "style-transfer"
     Parameters: ClassVar[type[Parameters]] = StyleTransferParameters
-    card = Card(learns=False, cost="half a minute an image on a CPU core at 64 px, two minutes at 128 px")
+    card = Card(
+        learns=False,
+        cost="half a minute an image on a CPU core at 64 px, three at 128 px; a large GPU makes hundreds a minute",
+    )
     parameters: StyleTransferParameters
 
     @classmethod
