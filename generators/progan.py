@@ -62,8 +62,7 @@ class ProGANParameters(FourChannelParameters):
     betas: tuple[float, float] = Field((0.0, 0.99), description="Adam's decay rates")
     loss: Literal["wgan-gp", "non-saturating"] = Field(
         "wgan-gp",
-        description="the paper's loss, or the logistic one with a penalty on gradients at real pairs (R1), which is "
-        "cheaper",
+        description="the paper's loss, or the logistic one with a penalty on gradients at real pairs (R1)",
     )
     gradient_penalty: float = Field(10.0, ge=0, description="weight of the gradient penalty of wgan-gp")
     drift: float = Field(0.001, ge=0, description="weight of the squared scores of real pairs in wgan-gp")

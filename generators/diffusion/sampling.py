@@ -19,8 +19,8 @@ from generators.diffusion.process import variances_of
 #: Pictures pass the network in chunks of this many, the last one padded: a convolution may round differently in
 #: batches of another size, and a picture must not depend on how many are asked for.
 CHUNK = 16
-#: Likewise of pictures that a GPU denoises, which 16 would leave idle.
-_CHUNK_ON_GPU = 64
+#: Likewise of small pictures that a GPU denoises, which 16 would leave idle; larger ones fill its memory sooner.
+_CHUNK_ON_GPU, _SMALL = 64, 64
 
 
 def scheduler_of(settings: DiffusionParameters, *, clip: bool, learned_variance: bool) -> Any:
@@ -91,7 +91,7 @@ def denoise(
     from harness.precision import precision_of
 
     low = precision_of(settings.precision, device) == "bf16-mixed"
-    chunk = CHUNK if device.type == "cpu" else _CHUNK_ON_GPU
+    chunk = _CHUNK_ON_GPU if device.type == "cuda" and shape[-1] <= _SMALL else CHUNK
     predict = CapturedStep(partial(_predict, denoiser, guidance))
     made = [torch.zeros(0, *shape)]
     for start in range(0, len(seeds), chunk):
