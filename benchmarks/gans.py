@@ -199,7 +199,8 @@ def plain_steps(gan: str, folder: Path, workers: int) -> Iterator[None]:
         game.begin(step)
         real = plain_augment(game.seen_as(batch), settings.augment)
         fake = tuple(plain_augment(picture, settings.augment) for picture in made(*made.draw(len(real), randomness)))
-        told = game.discriminator_losses(real, tuple(picture.detach() for picture in fake), randomness)
+        drawn = game.draw_for_losses(len(real), step, randomness)
+        told = game.discriminator_losses(real, tuple(picture.detach() for picture in fake), drawn)
         _plain_update(told, optimisers[1])
         _plain_update(game.generator_losses(fake), optimisers[0])
         with torch.no_grad():

@@ -20,9 +20,15 @@ def non_saturating(fake: Tensor) -> Tensor:
     return functional.softplus(-fake).mean()
 
 
-def hinge(real: Tensor, fake: Tensor, margins: Callable[[Tensor], Tensor] = torch.ones_like) -> Tensor:
-    """Return the discriminator's hinge loss (Lim and Ye 2017); FastGAN draws each margin from [0.8, 1)."""
-    return functional.relu(margins(real) - real).mean() + functional.relu(margins(fake) + fake).mean()
+def hinge(real: Tensor, fake: Tensor, margins: tuple[Tensor | float, Tensor | float] = (1.0, 1.0)) -> Tensor:
+    """Return the discriminator's hinge loss (Lim and Ye 2017); FastGAN draws each margin from [0.8, 1).
+
+    Args:
+        real: scores of real pictures.
+        fake: scores of made ones.
+        margins: of the real and of the made ones, one for all or of their shape.
+    """
+    return functional.relu(margins[0] - real).mean() + functional.relu(margins[1] + fake).mean()
 
 
 def wasserstein(real: Tensor, fake: Tensor, drift: float = 0.0) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,9 +21,15 @@ class CapturedStep:
     capturable and whose learning rate is a tensor. It must not ask the GPU for a value. On a CPU it is just called.
     """
 
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        """Wrap a function of tensors that returns one tensor."""
+    def __init__(self, function: Callable[..., Tensor], pool: Any = None) -> None:
+        """Wrap a function of tensors that returns one tensor.
+
+        Args:
+            function: to call.
+            pool: of GPU memory (``torch.cuda.graph_pool_handle``), to share with other steps that never run at once.
+        """
         self.function = function
+        self.pool = pool
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: tuple[Tensor, ...] = ()
@@ -56,7 +63,7 @@ class CapturedStep:
     def _record(self, inputs: tuple[Tensor, ...]) -> None:
         self._inputs = tuple(tensor.clone() for tensor in inputs)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, pool=self.pool):
             self._output = self.function(*self._inputs)
         self._graph = graph
 

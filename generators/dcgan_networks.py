@@ -5,6 +5,8 @@ Imported only when a DCGAN is fitted or sampled, since it needs torch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
@@ -116,7 +118,7 @@ class DCGANTraining(Training[DCGANParameters]):
             initialise(network)
         return made, judge
 
-    def discriminator_losses(self, real: Tensor, fake: tuple[Tensor, ...], randomness: torch.Generator) -> Losses:
+    def discriminator_losses(self, real: Tensor, fake: tuple[Tensor, ...], drawn: Mapping[str, Tensor]) -> Losses:
         """Score real and made pictures in batches of their own, as batch norm needs."""
         on_real, on_fake = self.discriminator(real), self.discriminator(fake[0])
         if self.settings.loss == "hinge":

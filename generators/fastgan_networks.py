@@ -5,7 +5,7 @@ Imported only when a FastGAN is fitted or sampled, since it needs torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -22,6 +22,8 @@ from generators.randomness import seeded
 
 #: The side of the smaller picture that the discriminator also judges, at most.
 LARGEST_SMALL = 128
+#: Scores that the discriminator gives a picture: 5 x 5 places at either side.
+SCORES = 50
 _LEAK = 0.2
 
 
@@ -297,6 +299,7 @@ def quadrant(pictures: Tensor, part: int) -> Tensor:
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 _PART, _MARGINS = 10, 11
+_MARGIN_NAMES = ("real-margins", "fake-margins")
 
 
 class FastGANTraining(Training[FastGANParameters]):
@@ -307,7 +310,7 @@ class FastGANTraining(Training[FastGANParameters]):
     ) -> None:
         """Build it; ``distance`` compares reconstructions with real pictures."""
         self.distance = distance
-        self.number = 0
+        self.part: int | None = None
         super().__init__(settings, real, seed, device)
 
     def build(self, size: int) -> tuple[GeneratorNetwork, nn.Module]:
@@ -319,9 +322,16 @@ class FastGANTraining(Training[FastGANParameters]):
             initialise(network)
         return made, judge
 
-    def begin(self, step: int) -> None:
-        """Remember the step."""
-        self.number = step
+    def begin(self, step: int) -> int | None:
+        """Choose the quadrant that is reconstructed at this step, if any."""
+        part = int(torch.randint(4, (1,), generator=seeded(self.seed, _PART, step)))
+        self.part = None if step % self.settings.reconstruction_interval else part
+        return self.part
+
+    def draw_for_losses(self, count: int, step: int, randomness: torch.Generator) -> dict[str, Tensor]:
+        """Draw the margins of the hinge loss in [0.8, 1)."""
+        margins = seeded(self.seed, _MARGINS, step)
+        return {name: 0.8 + 0.2 * torch.rand(count, SCORES, generator=margins) for name in _MARGIN_NAMES}
 
     def _smaller(self, pictures: Tensor, side: int) -> Tensor:
         """Return pictures at the smaller side, averaged or, as published, by the nearest pixel."""
@@ -329,29 +339,22 @@ class FastGANTraining(Training[FastGANParameters]):
             return functional.adaptive_avg_pool2d(pictures, side)
         return functional.interpolate(pictures, (side, side), mode="nearest")
 
-    def discriminator_losses(self, real: Tensor, fake: tuple[Tensor, ...], randomness: torch.Generator) -> Losses:
+    def discriminator_losses(self, real: Tensor, fake: tuple[Tensor, ...], drawn: Mapping[str, Tensor]) -> Losses:
         """Return the hinge loss, and every so many steps the loss of the reconstructions."""
-        settings = self.settings
         side = fake[1].shape[-1]
-        reconstructing = self.number % settings.reconstruction_interval == 0
-        part = int(torch.randint(4, (1,), generator=seeded(self.seed, _PART, self.number)))
-        on_real, *decoded = self.discriminator(real, self._smaller(real, side), part if reconstructing else None)
+        on_real, *decoded = self.discriminator(real, self._smaller(real, side), self.part)
         (on_fake,) = self.discriminator(*fake)
-        margins = seeded(self.seed, _MARGINS, self.number)
-
-        def drawn(scores: Tensor) -> Tensor:
-            return (0.8 + 0.2 * torch.rand(scores.shape, generator=margins)).to(scores.device)
-
+        of_real, of_fake = (drawn[name] for name in _MARGIN_NAMES)
         told = {
-            "adversarial-loss": losses.hinge(on_real, on_fake, drawn),
+            "adversarial-loss": losses.hinge(on_real, on_fake, (of_real, of_fake)),
             "real-score": on_real.mean(),
             "fake-score": on_fake.mean(),
         }
-        if decoded:
+        if self.part is not None:
             # Rarer, but as much in sum: StyleGAN2's lazy regularisation.
-            weight = float(settings.reconstruction_interval)
+            weight = float(self.settings.reconstruction_interval)
             whole = self._smaller(real, side)
-            targets = (whole, whole, self._smaller(quadrant(real, part), side))
+            targets = (whole, whole, self._smaller(quadrant(real, self.part), side))
             told["reconstruction-loss"] = weight * self._reconstruction(decoded, targets)
         return told
 

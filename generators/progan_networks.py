@@ -6,6 +6,7 @@ Imported only when a ProGAN is fitted or sampled, since it needs torch.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -82,7 +83,32 @@ def sides(size: int) -> list[int]:
     return [2**power for power in range(3, size.bit_length())]
 
 
-class ProGANGenerator(GeneratorNetwork):
+class Growing(nn.Module):
+    """A network that grows: the side of its pictures, and how much of the newest block is faded in."""
+
+    side: int
+    alpha: float
+    _share: Tensor
+
+    def __init__(self, size: int) -> None:
+        """Begin fully grown to ``size`` pixels a side."""
+        super().__init__()
+        # As a tensor too, since a recorded step goes on with whatever the tensor holds.
+        self.register_buffer("_share", torch.ones(()), persistent=False)
+        self.grow(size, 1.0)
+
+    def grow(self, side: int, alpha: float) -> None:
+        """Set the side of the pictures, and how much of the newest block is faded in."""
+        self.side, self.alpha = side, alpha
+        self._share.fill_(alpha)
+
+    def faded(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        """Mix what the older blocks give with what the newest one gives."""
+        # Under autocast, a GPU enlarges in float32 what it convolves in bfloat16.
+        return torch.lerp(coarse.to(fine.dtype), fine, self._share.to(fine.dtype))
+
+
+class ProGANGenerator(Growing, GeneratorNetwork):
     """Latents (N, latent) to pictures (N, 4, side, side), ``side`` being how far it has grown.
 
     1,601,944 parameters at 256 px, latent and features 128.
@@ -100,11 +126,10 @@ class ProGANGenerator(GeneratorNetwork):
             doubling: of features and of the picture that is faded out, ``nearest`` as in the paper, or ``bilinear`` as
                 in the published code of paper B, which is smoother.
         """
-        super().__init__()
+        super().__init__(size)
         self.latent = latent
         self.doubling = doubling
         self.tanh = tanh
-        self.side, self.alpha = size, 1.0
         self.start = nn.Sequential(
             EqualisedConvolution(latent, features, 4, transposed=True),
             PixelNorm(),
@@ -118,10 +143,6 @@ class ProGANGenerator(GeneratorNetwork):
             self.blocks[str(side)] = _block(before, after, _TWICE, pixel_norm)
             self.to_picture[str(side)] = EqualisedConvolution(after, CHANNELS, 1)
             before = after
-
-    def grow(self, side: int, alpha: float) -> None:
-        """Set the side of the pictures, and how much of the last block is faded in."""
-        self.side, self.alpha = side, alpha
 
     def draw(self, count: int, randomness: torch.Generator) -> tuple[Tensor, ...]:
         """Draw ``count`` latents from a standard normal."""
@@ -143,18 +164,16 @@ class ProGANGenerator(GeneratorNetwork):
             coarse = functional.interpolate(
                 self.to_picture[str(self.side // 2)](before), scale_factor=2, mode=self.doubling
             )
-            # Under autocast, a GPU enlarges in float32 what it convolves in bfloat16.
-            picture = torch.lerp(coarse.to(picture.dtype), picture, self.alpha)
+            picture = self.faded(coarse, picture)
         return (picture.tanh() if self.tanh else picture,)
 
 
-class ProGANDiscriminator(nn.Module):
+class ProGANDiscriminator(Growing):
     """Pictures (N, 4, side, side) to scores (N,). 1,595,201 parameters at 256 px and features 128."""
 
     def __init__(self, size: int, features: int, *, pixel_norm: bool) -> None:
         """Build it, fully grown; see :class:`ProGANGenerator`."""
-        super().__init__()
-        self.side, self.alpha = size, 1.0
+        super().__init__(size)
         self.from_picture, self.blocks = nn.ModuleDict(), nn.ModuleDict()
         for side in [4, *sides(size)]:
             width = _width(side, features)
@@ -171,10 +190,6 @@ class ProGANDiscriminator(nn.Module):
         nn.init.zeros_(self.score.bias)
         self.score_scale = math.sqrt(2 / features)
 
-    def grow(self, side: int, alpha: float) -> None:
-        """Set the side of the pictures, and how much of the first block is faded in."""
-        self.side, self.alpha = side, alpha
-
     def forward(self, pictures: Tensor) -> Tensor:
         """Return the scores of pictures of the side it has grown to."""
         judged = self.from_picture[str(self.side)](pictures)
@@ -182,7 +197,7 @@ class ProGANDiscriminator(nn.Module):
             judged = _halved(self.blocks[str(side)](judged))
             if side == self.side and self.alpha < 1:
                 coarse = self.from_picture[str(side // 2)](_halved(pictures))
-                judged = torch.lerp(coarse.to(judged.dtype), judged, self.alpha)
+                judged = self.faded(coarse, judged)
         judged = self.end(with_deviation(judged))
         return functional.linear(judged, self.score.weight * self.score_scale, self.score.bias)[:, 0]
 
@@ -216,41 +231,43 @@ class ProGANTraining(Training[ProGANParameters]):
         judge = ProGANDiscriminator(size, settings.discriminator_features, pixel_norm=settings.discriminator_pixel_norm)
         return made, judge
 
-    def begin(self, step: int) -> None:
+    def begin(self, step: int) -> tuple[int, bool, bool]:
         """Grow both networks to what they are at this step."""
-        self.number = step
+        self.penalised = step % self.settings.penalty_interval == 0
         side, alpha = self.settings.growth(step, len(self.real), self.real.pictures.shape[-1])
         networks: tuple[Any, ...] = (self.generator_module, self.discriminator.module, self.averaged)
         for network in networks:
             network.grow(side, alpha)
+        return side, alpha < 1, self.penalised
+
+    def draw_for_losses(self, count: int, step: int, randomness: torch.Generator) -> dict[str, Tensor]:
+        """Draw the places between real and made pictures where WGAN-GP looks at the gradient."""
+        return {"share": torch.rand(count, 1, 1, 1, generator=randomness)} if self.settings.loss == "wgan-gp" else {}
 
     def seen_as(self, real: Tensor) -> Tensor:
         """Return real pictures at the side that the networks have grown to, faded as the generator's are."""
         judge = self.discriminator.module
-        side, alpha = judge.side, judge.alpha
-        while real.shape[-1] > side:
+        while real.shape[-1] > judge.side:
             real = _halved(real)
-        if alpha < 1 and side > SMALLEST and self.settings.fade_real:
+        if judge.alpha < 1 and judge.side > SMALLEST and self.settings.fade_real:
             coarse = functional.interpolate(_halved(real), scale_factor=2, mode="nearest")
-            real = torch.lerp(coarse, real, alpha)
+            real = judge.faded(coarse, real)
         return real
 
-    def discriminator_losses(self, real: Tensor, fake: tuple[Tensor, ...], randomness: torch.Generator) -> Losses:
+    def discriminator_losses(self, real: Tensor, fake: tuple[Tensor, ...], drawn: Mapping[str, Tensor]) -> Losses:
         """Return the discriminator's loss and its penalty."""
         settings = self.settings
         on_real, on_fake = self.discriminator(real), self.discriminator(fake[0])
         told = {"real-score": on_real.mean(), "fake-score": on_fake.mean()}
         # A rarer penalty weighs as much in sum: StyleGAN2's lazy regularisation.
-        penalised = self.number % settings.penalty_interval == 0
         if settings.loss == "wgan-gp":
-            share = torch.rand(len(real), 1, 1, 1, generator=randomness).to(real.device)
             told["adversarial-loss"] = losses.wasserstein(on_real, on_fake, settings.drift)
-            if penalised:
+            if self.penalised:
                 weight = settings.gradient_penalty * settings.penalty_interval
-                told["penalty-loss"] = weight * losses.gradient_penalty(self._judged, real, fake[0], share)
+                told["penalty-loss"] = weight * losses.gradient_penalty(self._judged, real, fake[0], drawn["share"])
             return told
         told["adversarial-loss"] = losses.binary_cross_entropy(on_real, on_fake)
-        if penalised:
+        if self.penalised:
             weight = settings.r1 * settings.penalty_interval
             told["penalty-loss"] = weight * losses.real_gradient_penalty(self._judged, real)
         return told

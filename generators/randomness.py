@@ -18,9 +18,13 @@ def seeded(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
 
 
-def flip(pictures: Tensor, axes: Sequence[int], randomness: torch.Generator) -> Tensor:
-    """Flip each picture (N, C, H, W) with probability one half along each of ``axes`` (2 is vertical, 3 horizontal)."""
-    for axis in axes:
-        chosen = (torch.rand(len(pictures), 1, 1, 1, generator=randomness) < 0.5).to(pictures.device)
-        pictures = torch.where(chosen, pictures.flip(axis), pictures)
+def draw_flips(count: int, axes: Sequence[int], randomness: torch.Generator) -> Tensor:
+    """Draw which of ``count`` pictures are flipped, with probability one half: bool (axes, count)."""
+    return torch.rand(len(axes), count, generator=randomness) < 0.5
+
+
+def flip(pictures: Tensor, axes: Sequence[int], chosen: Tensor) -> Tensor:
+    """Flip those of the pictures (N, C, H, W) that are ``chosen`` (axes, N), along each of ``axes``."""
+    for axis, which in zip(axes, chosen, strict=True):
+        pictures = torch.where(which[:, None, None, None], pictures.flip(axis), pictures)
     return pictures

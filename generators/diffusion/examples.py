@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from generators.diffusion.denoiser import coverage_of
-from generators.randomness import FLIP_AXES, flip
+from generators.randomness import FLIP_AXES, draw_flips, flip
 
 #: Pictures encoded at once.
 _CHUNK = 16
@@ -54,7 +54,8 @@ class PixelExamples:
     def batch(self, positions: NDArray[np.intp], randomness: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Return pictures and the coverage by their masks, flipped alike."""
         chosen = self._pictures[torch.from_numpy(positions).to(self._pictures.device)]
-        chosen = flip(chosen, self._axes, randomness)
+        flips = draw_flips(len(positions), self._axes, randomness).to(chosen.device)
+        chosen = flip(chosen, self._axes, flips)
         pictures = chosen[:, : self._channels].float().div_(127.5).sub_(1)
         return pictures, chosen[:, self._channels :].float() if self._conditional else None
 

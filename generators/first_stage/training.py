@@ -14,7 +14,7 @@ from generators.adversarial_losses import hinge
 from generators.first_stage.autoencoder import FACTOR, NETWORKS, build
 from generators.first_stage.discriminator import PatchDiscriminator, adaptive_weight, layers_for
 from generators.first_stage.parameters import FirstStageParameters
-from generators.randomness import FLIP_AXES, flip, seeded
+from generators.randomness import FLIP_AXES, draw_flips, flip, seeded
 from harness.errors import HarnessError
 from harness.perceptual import NO_NETWORK, PerceptualNetwork, perceptual_network
 from harness.precision import fabric_on
@@ -86,7 +86,8 @@ class FirstStageTraining:
         settings = self.settings
         positions = batch_positions(np.arange(len(self.images)), settings.batch_size, self.seed, step)
         chosen = self.images[torch.from_numpy(positions).to(self.device)].float().div_(127.5).sub_(1)
-        chosen = flip(chosen, FLIP_AXES[settings.flip], seeded(self.seed, _STEP, step))
+        axes = FLIP_AXES[settings.flip]
+        chosen = flip(chosen, axes, draw_flips(len(positions), axes, seeded(self.seed, _STEP, step)).to(self.device))
         return chosen.contiguous(memory_format=torch.channels_last)
 
     def rate(self, step: int) -> float:

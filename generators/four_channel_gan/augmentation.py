@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from generators.four_channel_gan.pictures import random_windows
 
 
-def _colour(pictures: Tensor, randomness: torch.Generator, mask_too: bool) -> Tensor:
+def _colour(pictures: Tensor, drawn: Tensor, mask_too: bool) -> Tensor:
     """Jitter brightness by +-0.5, saturation by 0 to 2 and contrast by 0.5 to 1.5."""
-    draws = torch.rand(3, len(pictures), 1, 1, 1, generator=randomness).to(pictures.device)
+    draws = drawn[:, :, None, None, None]
     colours, mask = (pictures, pictures[:, :0]) if mask_too else (pictures[:, :3], pictures[:, 3:])
     # All three are affine in the channels, so that two small maps do what would take six passes over the pixels.
     grey = colours.mean(dim=1, keepdim=True)
@@ -26,44 +26,48 @@ def _colour(pictures: Tensor, randomness: torch.Generator, mask_too: bool) -> Te
     return torch.cat([torch.addcmul(shift, colours, contrast * saturation), mask], dim=1)
 
 
-def _translation(pictures: Tensor, randomness: torch.Generator, mask_too: bool, furthest: float = 0.125) -> Tensor:
+def _translation(pictures: Tensor, drawn: Tensor, mask_too: bool, furthest: float = 0.125) -> Tensor:
     """Shift image and mask together by up to an eighth of the side; what comes in is zero."""
-    count, _, height, width = pictures.shape
-    # Drawn as a share of the side, so that pictures of two sizes shift alike under equal randomness.
-    shares = (torch.rand(2, count, generator=randomness) * 2 - 1) * furthest
+    _, _, height, width = pictures.shape
+    # Drawn as a share of the side, so that pictures of two sizes shift alike.
+    shares = (drawn * 2 - 1) * furthest
     reach = max(1, round(height * furthest))
     rows, columns = (shares[0] * height).round().long(), (shares[1] * width).round().long()
     padded = nn.functional.pad(pictures, (reach, reach, reach, reach))
     return random_windows(padded, rows + reach, columns + reach, height, width)
 
 
-def _cutout(pictures: Tensor, randomness: torch.Generator, mask_too: bool) -> Tensor:
+def _cutout(pictures: Tensor, drawn: Tensor, mask_too: bool) -> Tensor:
     """Set one square of half the side, anywhere and partly outside, to zero in image and mask."""
-    count, _, height, width = pictures.shape
-    centres = torch.rand(2, count, 1, generator=randomness)
-    down = (torch.arange(height) - (centres[0] * height).floor()).abs() < height // 4
-    across = (torch.arange(width) - (centres[1] * width).floor()).abs() < width // 4
-    hole = down[:, None, :, None] & across[:, None, None, :]
-    return pictures.masked_fill(hole.to(pictures.device), 0)
+    _, _, height, width = pictures.shape
+    row, column = (drawn[0] * height).floor()[:, None], (drawn[1] * width).floor()[:, None]
+    down = (torch.arange(height, device=pictures.device) - row).abs() < height // 4
+    across = (torch.arange(width, device=pictures.device) - column).abs() < width // 4
+    return pictures.masked_fill(down[:, None, :, None] & across[:, None, None, :], 0)
 
 
-_AUGMENTATIONS = {"colour": _colour, "translation": _translation, "cutout": _cutout}
+#: What each augmentation does, and how many numbers a picture it draws.
+_AUGMENTATIONS = {"colour": (_colour, 3), "translation": (_translation, 2), "cutout": (_cutout, 2)}
 
 
-def augment(
-    pictures: Tensor, names: Sequence[str], randomness: torch.Generator, *, mask_colour: bool = False
-) -> Tensor:
+def draw_augmentation(count: int, names: Sequence[str], randomness: torch.Generator) -> Tensor:
+    """Draw what :func:`augment` takes for ``count`` pictures: numbers in [0, 1), (those that ``names`` need, count)."""
+    return torch.rand(sum(_AUGMENTATIONS[name][1] for name in names), count, generator=randomness)
+
+
+def augment(pictures: Tensor, names: Sequence[str], drawn: Tensor, *, mask_colour: bool = False) -> Tensor:
     """Augment pictures before the discriminator sees them.
 
     Args:
         pictures: float (N, 4, H, W) in [-1, 1], the mask last.
         names: of ``colour``, ``translation`` and ``cutout``, applied in this order.
-        randomness: CPU generator; an equal one gives the same changes, to pictures of another size too.
+        drawn: by :func:`draw_augmentation` for these names, on the pictures' device. The same numbers make the same
+            changes to pictures of another size.
         mask_colour: let colour change the mask channel, about a grey of four channels, as published for paper B.
 
     Returns:
         float (N, 4, H, W), channels last.
     """
-    for name in names:
-        pictures = _AUGMENTATIONS[name](pictures, randomness, mask_colour)
+    for name, numbers in zip(names, drawn.split([_AUGMENTATIONS[name][1] for name in names]), strict=True):
+        pictures = _AUGMENTATIONS[name][0](pictures, numbers, mask_colour)
     return pictures.contiguous(memory_format=torch.channels_last)

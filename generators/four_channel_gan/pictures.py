@@ -58,9 +58,9 @@ class RealPictures:
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def batch(self, positions: NDArray[np.intp]) -> Tensor:
-        """Return the pictures at ``positions`` as float32 (N, 4, H, W) in [-1, 1], channels last."""
-        chosen = self.pictures[torch.from_numpy(positions).to(self.pictures.device)]
+    def batch(self, positions: Tensor) -> Tensor:
+        """Return the pictures at ``positions``, int64 on their device: float (N, 4, H, W) in [-1, 1], channels last."""
+        chosen = self.pictures[positions]
         return chosen.float().div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
 
 
@@ -69,8 +69,8 @@ def random_windows(pictures: Tensor, top: Tensor, left: Tensor, height: int, wid
 
     Args:
         pictures: (N, C, H, W).
-        top: integers (N,), the first row of each window.
-        left: integers (N,), its first column.
+        top: integers (N,) on the pictures' device, the first row of each window.
+        left: integers (N,) there, its first column.
         height: of the windows, in pixels.
         width: likewise.
 
@@ -78,18 +78,27 @@ def random_windows(pictures: Tensor, top: Tensor, left: Tensor, height: int, wid
         (N, C, height, width), differentiable.
     """
     device = pictures.device
-    rows = (torch.arange(height) + top[:, None]).to(device)
-    columns = (torch.arange(width) + left[:, None]).to(device)
+    rows = torch.arange(height, device=device) + top[:, None]
+    columns = torch.arange(width, device=device) + left[:, None]
     item = torch.arange(len(pictures), device=device)[:, None, None]
     return pictures.permute(0, 2, 3, 1)[item, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def random_crop(pictures: Tensor, enlarged: float, randomness: torch.Generator) -> Tensor:
-    """Enlarge pictures (N, C, S, S) ``enlarged`` times (plus a pixel, as paper B does) and cut S x S out at random."""
+def _enlarged(side: int, times: float) -> int:
+    """Return the side of an enlarged picture: a pixel more, as in paper B's code."""
+    return round(side * times) + 1
+
+
+def draw_crops(count: int, side: int, enlarged: float, randomness: torch.Generator) -> Tensor:
+    """Draw the corners of the windows that :func:`crop` cuts out of ``count`` pictures: int64 (2, count)."""
+    return torch.randint(0, _enlarged(side, enlarged) - side + 1, (2, count), generator=randomness)
+
+
+def crop(pictures: Tensor, enlarged: float, corners: Tensor) -> Tensor:
+    """Enlarge pictures (N, C, S, S) ``enlarged`` times and cut S x S out at ``corners`` (2, N), rows first."""
     side = pictures.shape[-1]
-    larger = round(side * enlarged) + 1
+    larger = _enlarged(side, enlarged)
     pictures = nn.functional.interpolate(pictures, (larger, larger), mode="bilinear", antialias=True)
-    corners = torch.randint(0, larger - side + 1, (2, len(pictures)), generator=randomness)
     return random_windows(pictures, corners[0], corners[1], side, side)
 
 

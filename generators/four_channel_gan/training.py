@@ -5,17 +5,20 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from generators.four_channel_gan.augmentation import augment
+from generators.cuda_graph import CapturedStep, set_capturable
+from generators.four_channel_gan.augmentation import augment, draw_augmentation
 from generators.four_channel_gan.parameters import FourChannelParameters
-from generators.four_channel_gan.pictures import RealPictures, random_crop
-from generators.randomness import FLIP_AXES, flip, seeded
+from generators.four_channel_gan.pictures import RealPictures, crop, draw_crops
+from generators.randomness import FLIP_AXES, draw_flips, flip, seeded
 from harness.errors import HarnessError
 from harness.precision import fabric_on, without_remarks
 from harness.training import batch_positions
@@ -68,12 +71,17 @@ class Training(ABC, Generic[P]):
         self.discriminator, self.discriminator_optimiser = self._set_up(judge, settings.discriminator_learning_rate)
         self.watch = Watch()
         self._told: Losses = {}
+        # On a GPU each kind of step is recorded once and replayed. Kinds take turns, so they share their memory.
+        self._steps: dict[Hashable, CapturedStep] = {}
+        self._names: dict[Hashable, list[str]] = {}
+        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
     def _set_up(self, network: nn.Module, rate: float) -> tuple[Any, torch.optim.Optimizer]:
         """Move a network to the device and wrap it, so that it runs in the precision that was asked for."""
         network.to(self.device).to(memory_format=torch.channels_last)
         # The fused step updates all tensors in one call; most layers here are small and would each cost ten.
         optimiser = torch.optim.Adam(network.parameters(), rate, self.settings.betas, fused=True)
+        set_capturable(optimiser, self.device)
         with without_remarks():
             return self.fabric.setup(network, optimiser)
 
@@ -82,21 +90,30 @@ class Training(ABC, Generic[P]):
         """Build both networks for pictures of ``size`` pixels a side, initialised from the global torch seed."""
 
     @abstractmethod
-    def discriminator_losses(self, real: Tensor, fake: tuple[Tensor, ...], randomness: torch.Generator) -> Losses:
+    def discriminator_losses(self, real: Tensor, fake: tuple[Tensor, ...], drawn: Mapping[str, Tensor]) -> Losses:
         """Return named losses that sum to the discriminator's, and its mean ``real-score`` and ``fake-score``.
 
         Args:
             real: pictures (N, 4, H, W), augmented.
             fake: what the generator made, augmented alike, without gradient.
-            randomness: of this step.
+            drawn: by :meth:`draw_for_losses`.
         """
 
     @abstractmethod
     def generator_losses(self, fake: tuple[Tensor, ...]) -> Losses:
         """Return named losses that sum to the generator's; ``fake`` is augmented and carries its gradient."""
 
-    def begin(self, step: int) -> None:
-        """Set what depends on the step, such as how far networks have grown."""
+    def begin(self, step: int) -> Hashable:
+        """Set what depends on the step, such as how far networks have grown.
+
+        Returns:
+            The kind of this step: what is computed in steps of one kind differs in the values of tensors only.
+        """
+        return None
+
+    def draw_for_losses(self, count: int, step: int, randomness: torch.Generator) -> dict[str, Tensor]:
+        """Draw what the losses of ``count`` pictures need, on the CPU, by name."""
+        return {}
 
     def seen_as(self, real: Tensor) -> Tensor:
         """Return real pictures at the size that the discriminator now judges."""
@@ -110,38 +127,57 @@ class Training(ABC, Generic[P]):
         Returns:
             Losses and scores without gradient, by name; of those that are not computed at every step, the last ones.
         """
+        kind = self.begin(step)
+        drawn = {name: tensor.to(self.device) for name, tensor in self._draw(step).items()}
+        if kind not in self._steps:
+            self._steps[kind] = CapturedStep(partial(self._played, kind, list(drawn)), self._pool)
+        values = self._steps[kind](*drawn.values())
+        self._average(step)
+        self._told |= zip(self._names[kind], values.unbind(), strict=True)
+        return dict(self._told)
+
+    def _draw(self, step: int) -> dict[str, Tensor]:
+        """Draw all that is random at a step, on the CPU, by name; the latent and noise as ``drawn-0`` and so on."""
         settings = self.settings
-        self.begin(step)
         randomness = seeded(self.seed, _STEP, step)
-        order = np.arange(len(self.real))
-        real = self.real.batch(batch_positions(order, settings.batch_size, self.seed, step))
-        real = flip(real, FLIP_AXES[settings.flip], randomness)
+        count, side = settings.batch_size, self.real.pictures.shape[-1]
+        drawn = {
+            "positions": torch.from_numpy(batch_positions(np.arange(len(self.real)), count, self.seed, step)),
+            "flips": draw_flips(count, FLIP_AXES[settings.flip], randomness),
+        }
         if settings.crop > 1:
-            real = random_crop(real, settings.crop, randomness)
-        real = self._augmented(self.seen_as(real), _REAL_VIEW, step)
-        drawn = self.generator_module.draw(settings.batch_size, randomness)
-        pictures = self.generator(*(tensor.to(self.device) for tensor in drawn))
-        made = tuple(self._augmented(picture, _FAKE_VIEW, step) for picture in pictures)
-        told = self.discriminator_losses(real, tuple(picture.detach() for picture in made), randomness)
+            drawn["crops"] = draw_crops(count, side, settings.crop, randomness)
+        latents = self.generator_module.draw(count, randomness)
+        drawn |= {f"drawn-{number}": tensor for number, tensor in enumerate(latents)}
+        for name, purpose in (("real-view", _REAL_VIEW), ("fake-view", _FAKE_VIEW)):
+            drawn[name] = draw_augmentation(count, settings.augment, seeded(self.seed, purpose, step))
+        return drawn | self.draw_for_losses(count, step, randomness)
+
+    def _played(self, kind: Hashable, names: list[str], *tensors: Tensor) -> Tensor:
+        """Update both networks with what was drawn, and return losses and scores, whose names are kept by kind."""
+        settings = self.settings
+        drawn = dict(zip(names, tensors, strict=True))
+        real = flip(self.real.batch(drawn["positions"]), FLIP_AXES[settings.flip], drawn["flips"])
+        if settings.crop > 1:
+            real = crop(real, settings.crop, drawn["crops"])
+        real = self._augmented(self.seen_as(real), drawn["real-view"])
+        pictures = self.generator(*(tensor for name, tensor in drawn.items() if name.startswith("drawn-")))
+        made = tuple(self._augmented(picture, drawn["fake-view"]) for picture in pictures)
+        told = self.discriminator_losses(real, tuple(picture.detach() for picture in made), drawn)
         told["discriminator-loss"] = self._update(told, self.discriminator_optimiser)
         self.discriminator.requires_grad_(False)
         answer = self.generator_losses(made)
         answer["generator-loss"] = self._update(answer, self.generator_optimiser)
         self.discriminator.requires_grad_(True)
-        self._average(step)
         # Only where every picture is the same does no pixel vary.
-        told["variation"] = pictures[0].detach().float().std(dim=0).mean()
-        self._told |= {name: value.detach() for name, value in {**told, **answer}.items()}
-        return dict(self._told)
+        answer["variation"] = pictures[0].detach().float().std(dim=0).mean()
+        told |= answer
+        self._names[kind] = list(told)
+        return torch.stack([value.detach().float() for value in told.values()])
 
-    def _augmented(self, pictures: Tensor, purpose: int, step: int) -> Tensor:
+    def _augmented(self, pictures: Tensor, drawn: Tensor) -> Tensor:
         settings = self.settings
-        return augment(
-            pictures,
-            settings.augment,
-            seeded(self.seed, purpose, step),
-            mask_colour=settings.augment_mask_colour,
-        )
+        return augment(pictures, settings.augment, drawn, mask_colour=settings.augment_mask_colour)
 
     def _update(self, losses: Losses, optimiser: torch.optim.Optimizer) -> Tensor:
         """Take one optimiser step on the sum of the losses, scores aside, and return it."""
@@ -190,6 +226,8 @@ class Training(ABC, Generic[P]):
         """Take up a state and return its step."""
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
+        for optimiser in (self.generator_optimiser, self.discriminator_optimiser):
+            set_capturable(optimiser, self.device)
         self.watch = Watch(**state["watch"])
         return int(state["step"])
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -14,10 +17,12 @@ from generators.diffusion.parameters import DiffusionParameters
 from generators.diffusion.process import Process
 from generators.diffusion.sampling import denoise
 from generators.diffusion.training import DiffusionTraining
+from generators.four_channel_gan.pictures import RealPictures
 from generators.mask_ddpm import MaskDDPMParameters
 from generators.singan_seg import SinGANSegParameters
 from generators.singan_seg.batch import ModelBatch
 from harness.conformance import drawn_pairs
+from harness.plugins import load_plugin
 
 CPU = torch.device("cpu")
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -135,3 +140,38 @@ def test_recorded_steps_of_diffusion_end_where_called_ones_do(monkeypatch: pytes
         made.append(torch.cat([p.detach().flatten() for p in training.denoiser.parameters()]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     torch.testing.assert_close(*made, atol=1e-4, rtol=1e-4)
+
+
+@on_gpu
+@pytest.mark.parametrize(
+    ("gan", "values"),
+    [
+        ("dcgan", {}),
+        ("progan", {"doubling": "nearest", "full_size_share": 0.5, "fade": 0.6}),
+        ("progan", {"doubling": "nearest", "loss": "non-saturating", "full_size_share": 0.5, "fade": 0.6}),
+        ("fastgan", {"reconstruction": "l1", "reconstruction_interval": 2}),
+    ],
+)
+def test_recorded_steps_of_gans_end_where_called_ones_do(
+    monkeypatch: pytest.MonkeyPatch, gan: str, values: dict[str, Any]
+) -> None:
+    """Of each kind of step there are enough that it is recorded; weights end apart by little of the way they went."""
+    torch.backends.cudnn.deterministic = True
+    plugin = load_plugin("generators", gan)
+    small = {"steps": 80, "precision": "float32", "learning_rate": 1e-4, "discriminator_learning_rate": 1e-4}
+    ends = []
+    for warm_up in (3, 10**9):
+        monkeypatch.setattr("generators.cuda_graph._WARM_UP", warm_up)
+        generator = plugin.create(**{**plugin.example(), **small, **values})
+        context = SimpleNamespace(device=torch.device("cuda"), seed=0, note=print)
+        training = generator.training(RealPictures(drawn_pairs(8, 32), 32, context.device), context)
+        start = [parameter.detach().clone() for parameter in training.averaged.parameters()]
+        for step in range(80):
+            training.step(step)
+        assert (warm_up > 3) != any(step._graph for step in training._steps.values())
+        ends.append([parameter.detach() for parameter in training.averaged.parameters()])
+
+    def distance(one: list[Tensor], other: list[Tensor]) -> float:
+        return float(torch.stack([(a - b).square().sum() for a, b in zip(one, other, strict=True)]).sum().sqrt())
+
+    assert distance(*ends) < 0.02 * distance(start, ends[1])

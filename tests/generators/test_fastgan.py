@@ -3,7 +3,6 @@
 import copy
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
@@ -119,12 +118,12 @@ def test_reconstructions_are_compared_with_what_they_show():
         return pixels(made, real)
 
     game = training(distance, size=64, reconstruction_interval=1, antialias=True)
-    real = game.real.batch(np.arange(4))
+    real = game.real.batch(torch.arange(4))
     parts = set()
     for step in range(12):
         game.begin(step)
         fake = tuple(torch.zeros(4, 4, side, side) for side in (64, 32))
-        told = game.discriminator_losses(real, fake, seeded(step))
+        told = game.discriminator_losses(real, fake, game.draw_for_losses(4, step, seeded(step)))
         assert "reconstruction-loss" in told
         whole, again, part = compared[-1].split(4)
         half = functional.avg_pool2d(real, 2)[:, :3]
@@ -145,15 +144,16 @@ def test_the_mask_is_reconstructed_only_if_asked_for(reconstruct_mask):
 
 
 def test_rarer_reconstructions_weigh_more():
-    real = training().real.batch(np.arange(4))
+    real = training().real.batch(torch.arange(4))
     fake = tuple(torch.zeros(4, 4, side, side) for side in (32, 16))
     weighed = {}
     for interval in (1, 3):
         game = training(reconstruction_interval=interval)
         game.begin(0)
-        weighed[interval] = float(game.discriminator_losses(real, fake, seeded(0))["reconstruction-loss"])
+        drawn = game.draw_for_losses(4, 0, seeded(0))
+        weighed[interval] = float(game.discriminator_losses(real, fake, drawn)["reconstruction-loss"])
         game.begin(1)
-        assert ("reconstruction-loss" in game.discriminator_losses(real, fake, seeded(0))) == (interval == 1)
+        assert ("reconstruction-loss" in game.discriminator_losses(real, fake, drawn)) == (interval == 1)
     assert weighed[3] == pytest.approx(3 * weighed[1], rel=1e-4)
 
 

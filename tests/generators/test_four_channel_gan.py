@@ -16,12 +16,12 @@ from generators import adversarial_losses as losses
 from generators.dcgan import DCGAN
 from generators.dcgan_networks import DCGANTraining
 from generators.fastgan import FastGAN
-from generators.four_channel_gan.augmentation import augment
+from generators.four_channel_gan.augmentation import augment, draw_augmentation
 from generators.four_channel_gan.layers import doubled_convolution, gated
-from generators.four_channel_gan.pictures import RealPictures, random_crop, to_bytes
+from generators.four_channel_gan.pictures import RealPictures, crop, draw_crops, to_bytes
 from generators.four_channel_gan.training import Watch
 from generators.progan import ProGAN
-from generators.randomness import flip, seeded
+from generators.randomness import draw_flips, flip, seeded
 from harness.conformance import drawn_pairs
 from harness.errors import HarnessError, OutOfMemory
 from harness.fitting import LocalFitContext, run_fit
@@ -295,22 +295,26 @@ def test_what_lies_outside_the_range_is_cut():
 
 def test_flip_moves_whole_pictures():
     before = pictures(32)
-    after = flip(before, (3,), seeded(0))
+    chosen = draw_flips(32, (3,), seeded(0))
+    after = flip(before, (3,), chosen)
     flipped = [torch.equal(a, b.flip(2)) for a, b in zip(after, before, strict=True)]
     kept = [torch.equal(a, b) for a, b in zip(after, before, strict=True)]
     assert all(f != k for f, k in zip(flipped, kept, strict=True))
+    assert flipped == chosen[0].tolist()
     assert 4 < sum(flipped) < 28
 
 
 def test_a_random_crop_is_a_window_of_the_enlarged_picture():
     before = pictures(8)
-    after = random_crop(before, 1.2, seeded(1))
+    corners = draw_crops(8, 16, 1.2, seeded(1))
+    after = crop(before, 1.2, corners)
     larger = functional.interpolate(before, (20, 20), mode="bilinear", antialias=True)
     places = []
     for one, whole in zip(after, larger, strict=True):
         found = [(i, j) for i in range(5) for j in range(5) if torch.equal(one, whole[:, i : i + 16, j : j + 16])]
         assert len(found) == 1
         places += found
+    assert places == list(map(tuple, corners.T.tolist()))
     assert len(set(places)) > 3
 
 
@@ -321,6 +325,10 @@ def pictures(n=6, side=16):
     colours = torch.rand(n, 3, side, side, generator=seeded(1)) * 2 - 1
     mask = (torch.rand(n, 1, side, side, generator=seeded(2)) > 0.5).float() * 2 - 1
     return torch.cat([colours, mask], dim=1)
+
+
+def augmented(before, names, seed):
+    return augment(before, names, draw_augmentation(len(before), names, seeded(seed)))
 
 
 def plain_colour(picture, brightness, saturation, contrast):
@@ -334,8 +342,8 @@ def plain_colour(picture, brightness, saturation, contrast):
 @pytest.mark.parametrize("channels", [3, 4])
 def test_colour_is_brightness_then_saturation_then_contrast(channels):
     before = pictures()
-    after = augment(before, ["colour"], seeded(3), mask_colour=channels == 4)
-    draws = torch.rand(3, 6, generator=seeded(3))
+    draws = draw_augmentation(6, ["colour"], seeded(3))
+    after = augment(before, ["colour"], draws, mask_colour=channels == 4)
     for i in range(6):
         expected = plain_colour(before[i, :channels], *draws[:, i])
         assert torch.allclose(after[i, :channels], expected, atol=1e-5)
@@ -344,7 +352,7 @@ def test_colour_is_brightness_then_saturation_then_contrast(channels):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_translation_moves_image_and_mask_together(seed):
-    before, after = pictures(), augment(pictures(), ["translation"], seeded(seed))
+    before, after = pictures(), augmented(pictures(), ["translation"], seed)
     moved = []
     for one, other in zip(before, after, strict=True):
         padded = functional.pad(one, (2, 2, 2, 2))
@@ -357,14 +365,14 @@ def test_translation_moves_image_and_mask_together(seed):
 
 def test_equal_randomness_moves_a_smaller_picture_alike():
     large = functional.interpolate(pictures(side=8), scale_factor=4)
-    both = [augment(p, ["translation", "cutout"], seeded(5)) for p in (large, functional.avg_pool2d(large, 2))]
+    both = [augmented(p, ["translation", "cutout"], 5) for p in (large, functional.avg_pool2d(large, 2))]
     agreement = (functional.avg_pool2d(both[0], 2) - both[1]).abs() < 0.05
     # Shifts of an odd number of pixels differ by half a small one; the most is alike.
     assert agreement.float().mean() > 0.6
 
 
 def test_cutout_zeroes_one_square_of_all_channels():
-    after = augment(pictures() + 5, ["cutout"], seeded(3))
+    after = augmented(pictures() + 5, ["cutout"], 3)
     holes = after == 0
     assert torch.equal(holes.all(dim=1), holes.any(dim=1))
     for hole in holes[:, 0]:
@@ -375,7 +383,7 @@ def test_cutout_zeroes_one_square_of_all_channels():
 
 def test_augmentation_passes_gradients():
     inputs = pictures().requires_grad_()
-    augment(inputs, ["colour", "translation", "cutout"], seeded(3)).sum().backward()
+    augmented(inputs, ["colour", "translation", "cutout"], 3).sum().backward()
     assert inputs.grad.abs().sum() > 0
 
 
@@ -393,7 +401,7 @@ def test_binary_cross_entropy_is_that_of_probabilities():
 def test_hinge_and_wasserstein_by_hand():
     real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-2.0, 0.5])
     assert float(losses.hinge(real, fake)) == pytest.approx(0.25 + 0.75)
-    assert float(losses.hinge(real, fake, lambda s: torch.full_like(s, 0.8))) == pytest.approx(0.15 + 0.65)
+    assert float(losses.hinge(real, fake, (torch.full_like(real, 0.8), 0.8))) == pytest.approx(0.15 + 0.65)
     assert float(losses.wasserstein(real, fake, 0.1)) == pytest.approx(-0.75 - 1.25 + 0.1 * 2.125)
 
 

@@ -158,8 +158,8 @@ def test_the_game_has_the_losses_that_were_asked_for(loss):
     on_real, on_fake = judge(pictures), judge(made[0])
     told, others = {}, {}
     for step, into in ((3, told), (4, others)):
-        training.number = step
-        into.update(training.discriminator_losses(pictures, made, seeded(2)))
+        training.begin(settings.steps + step)
+        into.update(training.discriminator_losses(pictures, made, training.draw_for_losses(4, step, seeded(2))))
     if loss == "wgan-gp":
         share = torch.rand(4, 1, 1, 1, generator=seeded(2))
         adversarial = on_fake.mean() - on_real.mean() + 0.2 * on_real.square().mean()
