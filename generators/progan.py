@@ -41,6 +41,7 @@ class ProGANParameters(FourChannelParameters):
         "tanh": False,
         "doubling": "bilinear",
         "penalty_interval": 1,
+        "widest": None,
         "full_size_share": None,
         "fade": 0.5,
         "fade_first": True,
@@ -52,10 +53,16 @@ class ProGANParameters(FourChannelParameters):
 
     latent: int = Field(128, ge=1, description="length of the latent that a pair is made from")
     generator_features: int = Field(
-        64, ge=4, description="channels of the generator up to 32 px; half at each doubling beyond, at least a quarter"
+        64, ge=4, description="channels of the generator at 32 px; half at each doubling beyond, at least a quarter"
     )
     discriminator_features: int = Field(
-        64, ge=4, description="channels of the discriminator up to 32 px; half at each doubling, at least a quarter"
+        64, ge=4, description="channels of the discriminator at 32 px; half at each doubling, at least a quarter"
+    )
+    widest: int | None = Field(
+        None,
+        ge=4,
+        description="channels of both below 32 px double at each halving of the side, up to this many; none: all have "
+        "as many as at 32 px",
     )
     learning_rate: float = Field(1.5e-3, gt=0, description="Adam's learning rate for the generator")
     discriminator_learning_rate: float = Field(1.5e-3, gt=0, description="Adam's learning rate for the discriminator")
@@ -138,6 +145,7 @@ class ProGAN(FourChannelGAN, Generator):
             "pixel_norm": settings.generator_pixel_norm,
             "tanh": settings.tanh,
             "doubling": settings.doubling,
+            "widest": settings.widest,
             "side": training.averaged.side,
             "alpha": training.averaged.alpha,
         }
@@ -153,6 +161,7 @@ class ProGAN(FourChannelGAN, Generator):
             pixel_norm=config["pixel_norm"],
             tanh=config["tanh"],
             doubling=config["doubling"],
+            widest=config["widest"],
         )
         network.grow(config["side"], config["alpha"])
         return network

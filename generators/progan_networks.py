@@ -73,9 +73,15 @@ def _block(before: int, after: int, kernels: tuple[tuple[int, int], ...], pixel_
 _TWICE = ((3, 1), (3, 1))
 
 
-def _width(side: int, features: int) -> int:
-    """Return the channels at a side: ``features`` up to 32 px, then half at each doubling, at least a quarter."""
-    return max(1, features // 2 ** min(max(0, side.bit_length() - 6), 2))
+def _width(side: int, features: int, widest: int | None = None) -> int:
+    """Return the channels at a side: ``features`` at 32 px, then half at each doubling, at least a quarter.
+
+    Below 32 px double at each halving, up to ``widest``, which costs little where there are few pixels.
+    """
+    doublings = 6 - side.bit_length()
+    if doublings > 0:
+        return max(features, min(features << doublings, widest or features))
+    return max(1, features >> min(-doublings, 2))
 
 
 def sides(size: int) -> list[int]:
@@ -114,32 +120,43 @@ class ProGANGenerator(Growing, GeneratorNetwork):
     1,601,944 parameters at 256 px, latent and features 128.
     """
 
-    def __init__(self, size: int, latent: int, features: int, *, pixel_norm: bool, tanh: bool, doubling: str) -> None:
+    def __init__(
+        self,
+        size: int,
+        latent: int,
+        features: int,
+        *,
+        pixel_norm: bool,
+        tanh: bool,
+        doubling: str,
+        widest: int | None = None,
+    ) -> None:
         """Build it, fully grown.
 
         Args:
             size: side in pixels, a power of two from 8.
             latent: length of a latent.
-            features: channels up to 32 px.
+            features: channels at 32 px.
             pixel_norm: normalise after every convolution, as the paper does; the published code of paper B does not.
             tanh: end in tanh; otherwise the pictures are unbounded.
             doubling: of features and of the picture that is faded out, ``nearest`` as in the paper, or ``bilinear`` as
                 in the published code of paper B, which is smoother.
+            widest: channels at most below 32 px, where they double at each halving; as many as at 32 px when None.
         """
         super().__init__(size)
         self.latent = latent
         self.doubling = doubling
         self.tanh = tanh
         self.start = nn.Sequential(
-            EqualisedConvolution(latent, features, 4, transposed=True),
+            EqualisedConvolution(latent, _width(4, features, widest), 4, transposed=True),
             PixelNorm(),
             nn.LeakyReLU(_LEAK),
-            _block(features, features, _TWICE, pixel_norm),
+            _block(_width(4, features, widest), _width(4, features, widest), _TWICE, pixel_norm),
         )
-        before = features
+        before = _width(4, features, widest)
         self.blocks, self.to_picture = nn.ModuleDict(), nn.ModuleDict()
         for side in sides(size):
-            after = _width(side, features)
+            after = _width(side, features, widest)
             self.blocks[str(side)] = _block(before, after, _TWICE, pixel_norm)
             self.to_picture[str(side)] = EqualisedConvolution(after, CHANNELS, 1)
             before = after
@@ -171,24 +188,23 @@ class ProGANGenerator(Growing, GeneratorNetwork):
 class ProGANDiscriminator(Growing):
     """Pictures (N, 4, side, side) to scores (N,). 1,595,201 parameters at 256 px and features 128."""
 
-    def __init__(self, size: int, features: int, *, pixel_norm: bool) -> None:
+    def __init__(self, size: int, features: int, *, pixel_norm: bool, widest: int | None = None) -> None:
         """Build it, fully grown; see :class:`ProGANGenerator`."""
         super().__init__(size)
         self.from_picture, self.blocks = nn.ModuleDict(), nn.ModuleDict()
         for side in [4, *sides(size)]:
-            width = _width(side, features)
+            width = _width(side, features, widest)
             self.from_picture[str(side)] = EqualisedConvolution(CHANNELS, width, 1)
             if side > 4:
-                self.blocks[str(side)] = _block(width, _width(side // 2, features), _TWICE, pixel_norm)
+                self.blocks[str(side)] = _block(width, _width(side // 2, features, widest), _TWICE, pixel_norm)
+        last = _width(4, features, widest)
         self.end = nn.Sequential(
-            _block(features + 1, features, ((3, 1),), pixel_norm),
-            _block(features, features, ((4, 0),), pixel_norm),
-            nn.Flatten(),
+            _block(last + 1, last, ((3, 1),), pixel_norm), _block(last, last, ((4, 0),), pixel_norm), nn.Flatten()
         )
-        self.score = nn.Linear(features, 1)
+        self.score = nn.Linear(last, 1)
         nn.init.normal_(self.score.weight)
         nn.init.zeros_(self.score.bias)
-        self.score_scale = math.sqrt(2 / features)
+        self.score_scale = math.sqrt(2 / last)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return the scores of pictures of the side it has grown to."""
@@ -227,8 +243,14 @@ class ProGANTraining(Training[ProGANParameters]):
             pixel_norm=settings.generator_pixel_norm,
             tanh=settings.tanh,
             doubling=settings.doubling,
+            widest=settings.widest,
         )
-        judge = ProGANDiscriminator(size, settings.discriminator_features, pixel_norm=settings.discriminator_pixel_norm)
+        judge = ProGANDiscriminator(
+            size,
+            settings.discriminator_features,
+            pixel_norm=settings.discriminator_pixel_norm,
+            widest=settings.widest,
+        )
         return made, judge
 
     def begin(self, step: int) -> tuple[int, bool, bool]:

@@ -39,10 +39,23 @@ def test_published_parameter_counts():
     assert count(ProGANDiscriminator(256, published.discriminator_features, pixel_norm=True)) == 1_595_201
 
 
+def test_small_sides_are_wider_up_to_the_widest():
+    made = ProGANGenerator(128, 6, 8, pixel_norm=True, tanh=True, doubling="bilinear", widest=24)
+    judge = ProGANDiscriminator(128, 8, pixel_norm=False, widest=24)
+    expected = {4: 24, 8: 24, 16: 16, 32: 8, 64: 4, 128: 2}
+    for side, width in expected.items():
+        assert judge.from_picture[str(side)].weight.shape[0] == width
+        if side > 4:
+            assert made.to_picture[str(side)].weight.shape[1] == width
+    assert judge.score.in_features == 24
+    assert judge.score_scale == pytest.approx(math.sqrt(2 / 24))
+
+
+@pytest.mark.parametrize("widest", [None, 16])
 @pytest.mark.parametrize("size", ProGAN.card.sizes)
-def test_every_size_at_every_stage_of_growth(size):
-    made = ProGANGenerator(size, 6, 4, pixel_norm=True, tanh=True, doubling="nearest")
-    judge = ProGANDiscriminator(size, 4, pixel_norm=False)
+def test_every_size_at_every_stage_of_growth(size, widest):
+    made = ProGANGenerator(size, 6, 4, pixel_norm=True, tanh=True, doubling="nearest", widest=widest)
+    judge = ProGANDiscriminator(size, 4, pixel_norm=False, widest=widest)
     side = 8
     while side <= size:
         for alpha in (0.0, 0.3, 1.0):
@@ -175,9 +188,10 @@ def test_the_game_has_the_losses_that_were_asked_for(loss):
     assert "penalty-loss" not in others
 
 
-def test_a_checkpoint_in_the_middle_of_growth_makes_pictures_of_full_size(tmp_path):
+@pytest.mark.parametrize("widest", [None, 8])
+def test_a_checkpoint_in_the_middle_of_growth_makes_pictures_of_full_size(tmp_path, widest):
     pairs = drawn_pairs(6, 32)
-    values = {**ProGAN.example(), "steps": 12, "checkpoints": [1, 12]}
+    values = {**ProGAN.example(), "steps": 12, "checkpoints": [1, 12], "widest": widest}
     first, last = run_fit(ProGAN.create(**values), pairs, LocalFitContext(tmp_path, CPU, 0))
     from harness.plugins import SampleContext
 
