@@ -318,6 +318,32 @@ def test_a_random_crop_is_a_window_of_the_enlarged_picture():
     assert len(set(places)) > 3
 
 
+@pytest.mark.parametrize(
+    ("plugin", "more", "kinds"),
+    [
+        (DCGAN, {}, 1),
+        # Sides 8, 16 and 32, the latter two fading and not, with and without the penalty.
+        (ProGAN, {"fade": 0.5, "full_size_share": 0.4, "penalty_interval": 2}, 10),
+        # One of four quadrants at every other step.
+        (FastGAN, {"reconstruction_interval": 2}, 5),
+    ],
+)
+def test_steps_of_one_kind_do_the_same(plugin, more, kinds, tmp_path):
+    """A GPU replays the first of a kind, so nothing but numbers may differ between them."""
+    training = plugin.create(**values(plugin, steps=60, **more)).training(
+        RealPictures(drawn_pairs(8, 32), 32, CPU), context(tmp_path)
+    )
+    seen = {}
+    for step in range(60):
+        training.step(step)
+        kind = training.begin(step)
+        network = training.averaged
+        grown = getattr(network, "side", None), getattr(network, "alpha", 1.0) < 1
+        done = (training._names[kind], grown, getattr(training, "part", None))
+        assert seen.setdefault(kind, done) == done
+    assert len(seen) == kinds
+
+
 # augmentation
 
 
