@@ -8,10 +8,12 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from generators.diffusion.parameters import SAMPLING, DiffusionParameters
+from generators.diffusion.watch import LossWatch
 from generators.stepped_fit import SteppedTraining, Stops, evenly, fit_in_steps
 from harness.errors import HarnessError, OutOfMemory
 from harness.plugins import Checkpoint, FitContext, Generator
@@ -148,20 +150,33 @@ class DiffusionModel(Generator):
             return keep(step, training.sampled_network())
 
         yield from fit_in_steps(
-            whole, context, stops, settings.batch_size, state=state, look=self.look, show=shown, keep=kept
+            whole,
+            context,
+            stops,
+            settings.batch_size,
+            state=state,
+            look=partial(self.look, LossWatch()),
+            show=shown,
+            keep=kept,
         )
 
-    def look(self, told: dict[str, float], step: int) -> None:
+    def look(self, watch: LossWatch, told: dict[str, float], step: int) -> None:
         """Check what a step told.
 
         Raises:
-            HarnessError: the loss is not finite.
+            HarnessError: the loss is not finite, or has risen and stays there.
         """
+        rate, (_, slow) = self.parameters.learning_rate, self.parameters.betas
         if not math.isfinite(told["loss"]):
-            rate = self.parameters.learning_rate
             raise HarnessError(
                 f"{self.name} diverged: its loss is {told['loss']:g} at step {step}; lower learning_rate (now "
                 f"{rate:g}) or set warmup_steps."
+            )
+        if lost := watch.look(told):
+            lowest, now = lost
+            raise HarnessError(
+                f"{self.name} diverged: its mean loss over all timesteps had fallen to {lowest:.2g}, and is {now:.2g} "
+                f"up to step {step}; lower learning_rate (now {rate:g}) or the second of betas (now {slow:g})."
             )
 
     def devices(self) -> int:

@@ -22,6 +22,7 @@ from generators.diffusion.process import Process, variances
 from generators.diffusion.sampling import denoise
 from generators.diffusion.timesteps import ImportantTimesteps, UniformTimesteps
 from generators.diffusion.training import DiffusionTraining
+from generators.diffusion.watch import LossWatch
 from harness.errors import HarnessError
 
 CPU = torch.device("cpu")
@@ -585,7 +586,43 @@ def test_it_learns_what_all_pictures_are() -> None:
 
 def test_a_lost_training_is_told_in_a_sentence() -> None:
     with pytest.raises(HarnessError, match=r"mask-ddpm diverged: its loss is nan at step 40; lower learning_rate"):
-        mask_ddpm.MaskDDPM.create().look({"loss": math.nan}, 40)
+        mask_ddpm.MaskDDPM.create().look(LossWatch(), {"loss": math.nan}, 40)
+
+
+def told(*ranges: float) -> dict[str, float]:
+    return {"loss": 0.5, **{f"loss-timesteps-{i}-{i}": value for i, value in enumerate(ranges)}}
+
+
+def test_a_loss_that_has_risen_and_stays_ends_the_fit() -> None:
+    """What was seen of a real fit: from one look to the next it learns nothing any more, and its loss is finite."""
+    model, watch = mask_ddpm.MaskDDPM.create(learning_rate=8e-4), LossWatch()
+    for step in range(20, 3420, 20):
+        model.look(watch, told(0.16, 0.04, 0.03, 0.07), step)
+    said = (
+        r"mask-ddpm diverged: its mean loss over all timesteps had fallen to 0.075, and is 0.\d+ up to step \d+; lower "
+        r"learning_rate \(now 0.0008\) or the second of betas \(now 0.999\)."
+    )
+    for step in range(3420, 3480, 20):
+        model.look(watch, told(0.98, 0.71, 0.37, 0.18), step)
+    with pytest.raises(HarnessError, match=said):
+        model.look(watch, told(0.98, 0.71, 0.37, 0.18), 3480)
+
+
+@given(st.lists(st.floats(0.5, 1.4), min_size=1, max_size=60), st.data())
+@settings(max_examples=50)
+def test_noise_and_ranges_without_a_draw_are_no_rise(factors: list[float], data: st.DataObject) -> None:
+    watch = LossWatch()
+    for number, factor in enumerate(factors):
+        ranges = [factor / (1 + number / 10)] * 4
+        ranges[data.draw(st.integers(0, 3))] = math.nan
+        assert watch.look(told(*ranges)) is None
+    assert watch.look(told(math.nan)) is None
+
+
+def test_one_bad_batch_does_not_end_a_fit() -> None:
+    watch = LossWatch()
+    for number in range(60):
+        assert watch.look(told(*[1.5 if number == 40 else 0.1] * 4)) is None
 
 
 # masks
