@@ -37,6 +37,7 @@ class DCGANParameters(FourChannelParameters):
         "ema": 0.0,
         "resolution": 64,
         "antialias": False,
+        "smallest": 0.0,
         "precision": "float32",
     }
 

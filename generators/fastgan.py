@@ -41,6 +41,7 @@ class FastGANParameters(FourChannelParameters):
         "reconstruction_interval": 1,
         "perceptual_blocks": 5,
         "reconstruct_mask": False,
+        "smallest": 0.0,
         "precision": "float32",
     }
 

@@ -48,6 +48,7 @@ class ProGANParameters(FourChannelParameters):
         "fade_real": False,
         "premultiplied": True,
         "crop": 1.2,
+        "smallest": 0.0,
         "precision": "float32",
     }
 

@@ -5,43 +5,22 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.metrics.masks import CONNECTED
-
-Mask = NDArray[np.uint8]
+from generators.specks import Mask, without_specks
 
 
 def threshold(pictures: NDArray[np.float32], smallest: float) -> Mask:
     """Turn grey pictures into masks: above the middle grey is polyp, and specks and holes are removed.
 
-    A speck is a connected piece of polyp (neighbours at corners count), and a hole a piece of background (they do not)
-    that does not reach the edge of the frame, of less than ``smallest`` of the frame. Specks go first. A picture
-    without anything above the middle grey stays an empty mask.
+    A picture without anything above the middle grey stays an empty mask.
 
     Args:
         pictures: (N, C, H, W) around [-1, 1]; channels are averaged.
-        smallest: share of the frame below which a piece is removed; 0 removes nothing.
+        smallest: share of the frame below which a piece is removed (:func:`generators.specks.without_specks`).
 
     Returns:
         uint8 (N, H, W) in {0, 1}.
     """
-    masks = (pictures.mean(axis=1) > 0).astype(np.uint8)
-    fewest = smallest * masks[0].size if len(masks) else 0
-    return np.stack([_cleaned(mask, fewest) for mask in masks]) if len(masks) else masks
-
-
-def _cleaned(mask: Mask, fewest: float) -> Mask:
-    from scipy import ndimage
-
-    pieces, _ = ndimage.label(mask, CONNECTED)
-    sizes = np.bincount(pieces.ravel())
-    mask = np.where((sizes < fewest)[pieces], 0, mask)
-    gaps, _ = ndimage.label(mask == 0)
-    sizes = np.bincount(gaps.ravel())
-    edge = np.concatenate([gaps[0], gaps[-1], gaps[:, 0], gaps[:, -1]])
-    small = sizes < fewest
-    small[np.unique(edge)] = False
-    small[0] = False
-    return np.where(small[gaps], 1, mask).astype(np.uint8)
+    return without_specks((pictures.mean(axis=1) > 0).astype(np.uint8), smallest)
 
 
 def threshold_as_published(pictures: NDArray[np.float32], channel: str) -> Mask:

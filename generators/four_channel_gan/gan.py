@@ -38,6 +38,7 @@ class FourChannelGAN(Generator):
     """
 
     Parameters: ClassVar[type[Any]] = FourChannelParameters
+    sampling: ClassVar[frozenset[str]] = frozenset({"smallest"})
     parameters: Any
 
     @abstractmethod
@@ -146,7 +147,7 @@ class FourChannelGAN(Generator):
         return resolution
 
     def _show(self, network: GeneratorNetwork, pairs: PairSet, step: int, context: FitContext) -> None:
-        """Log a grid of samples of the same latents at every step."""
+        """Log a grid of samples of the same latents at every step; specks of their masks stay in."""
         import numpy as np
 
         from generators.randomness import seeded
@@ -223,11 +224,13 @@ class FourChannelGAN(Generator):
         """
         import torch
 
+        from generators.specks import without_specks
+
         network, config = self._load(checkpoint.folder, context.device)
         each = [network.draw(1, torch.Generator().manual_seed(int(seed))) for seed in seeds]
         drawn = tuple(map(torch.cat, zip(*each, strict=True))) or network.draw(0, torch.Generator())
         images, polyps = self._made(network, drawn, config["size"], config["mask_threshold"], context.device)
-        return Sample(polyps, images)
+        return Sample(without_specks(polyps, self.parameters.smallest), images)
 
     def _load(self, folder: Path, device: torch.device) -> tuple[GeneratorNetwork, dict[str, Any]]:
         """Read a checkpoint's network, in evaluation mode, and its config."""

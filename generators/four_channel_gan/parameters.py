@@ -63,6 +63,12 @@ class FourChannelParameters(PublishedParameters):
         lt=1,
         description="a mask pixel is polyp above this; paper B saves grey masks and leaves it to the reader",
     )
+    smallest: float = Field(
+        0.002,
+        ge=0,
+        lt=1,
+        description="pieces of a mask, and holes in it, of less than this share of the frame are removed; 0: none",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the networks in training; auto takes bfloat16 where the device computes with it"
     )

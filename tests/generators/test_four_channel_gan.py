@@ -22,6 +22,7 @@ from generators.four_channel_gan.pictures import RealPictures, crop, draw_crops,
 from generators.four_channel_gan.training import Watch
 from generators.progan import ProGAN
 from generators.randomness import draw_flips, flip, seeded
+from generators.specks import without_specks
 from harness.conformance import drawn_pairs
 from harness.errors import HarnessError, OutOfMemory
 from harness.fitting import LocalFitContext, run_fit
@@ -65,6 +66,21 @@ def test_pairs_of_the_study_s_size_come_out(plugin, tmp_path, size):
     assert made.images.shape == (3, size, size, 3)
     assert made.masks.shape == (3, size, size)
     assert set(np.unique(made.masks)) <= {0, 1}
+
+
+def test_specks_of_masks_go_but_as_published(plugin, tmp_path):
+    pairs = drawn_pairs(6, 32)
+    checkpoint = fit(plugin, tmp_path, pairs)[-1]
+
+    def made(**more):
+        return plugin.create(**values(plugin, **more)).sample(checkpoint, range(4), SampleContext(CPU, pairs))
+
+    raw, cleaned = made(smallest=0.0), made(smallest=0.05)
+    assert np.array_equal(cleaned.masks, without_specks(raw.masks, 0.05))
+    assert not np.array_equal(cleaned.masks, raw.masks)
+    assert np.array_equal(cleaned.images, raw.images)
+    assert plugin.create().parameters.smallest == 0.002
+    assert plugin.create(setting="as-published").parameters.smallest == 0
 
 
 @pytest.mark.parametrize("setting", ["sound", "as-published"])
