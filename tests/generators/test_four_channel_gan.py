@@ -318,6 +318,10 @@ def test_flip_moves_whole_pictures():
     assert all(f != k for f, k in zip(flipped, kept, strict=True))
     assert flipped == chosen[0].tolist()
     assert 4 < sum(flipped) < 28
+    chosen = draw_flips(32, (2, 3), seeded(0))
+    for one, other, (down, across) in zip(before, flip(before, (2, 3), chosen), chosen.T.tolist(), strict=True):
+        axes = [axis for axis, asked in ((1, down), (2, across)) if asked]
+        assert torch.equal(other, one.flip(axes))
 
 
 def test_a_random_crop_is_a_window_of_the_enlarged_picture():
@@ -417,10 +421,13 @@ def test_cutout_zeroes_one_square_of_all_channels():
     after = augmented(pictures() + 5, ["cutout"], 3)
     holes = after == 0
     assert torch.equal(holes.all(dim=1), holes.any(dim=1))
-    for hole in holes[:, 0]:
+    centres = (draw_augmentation(6, ["cutout"], seeded(3)) * 16).floor()
+    for hole, centre in zip(holes[:, 0], centres.T, strict=True):
         rows, columns = hole.any(dim=1), hole.any(dim=0)
         assert 0 < rows.sum() <= 8
         assert torch.equal(hole, rows[:, None] & columns[None, :])
+        near = [(torch.arange(16) - place).abs() < 4 for place in centre]
+        assert torch.equal(hole, near[0][:, None] & near[1][None, :])
 
 
 def test_augmentation_passes_gradients():
@@ -444,6 +451,7 @@ def test_hinge_and_wasserstein_by_hand():
     real, fake = torch.tensor([2.0, 0.5]), torch.tensor([-2.0, 0.5])
     assert float(losses.hinge(real, fake)) == pytest.approx(0.25 + 0.75)
     assert float(losses.hinge(real, fake, (torch.full_like(real, 0.8), 0.8))) == pytest.approx(0.15 + 0.65)
+    assert float(losses.hinge(real, fake, (1.0, 0.8))) == pytest.approx(0.25 + 0.65)
     assert float(losses.wasserstein(real, fake, 0.1)) == pytest.approx(-0.75 - 1.25 + 0.1 * 2.125)
 
 
