@@ -15,8 +15,8 @@ _RISEN = 3.0
 class LossWatch:
     """Compares the losses of a training with the lowest that they have been.
 
-    Adam now and then takes a step that is far too large after a stretch of small gradients, and in bfloat16 a network
-    may not come back from it: it goes on with a finite loss, and learns nothing. A resumed fit begins to look anew.
+    A network may come apart from one step to the next (seen in bfloat16 at high rates), go on with a finite loss, and
+    learn nothing any more. A resumed fit begins to look anew.
     """
 
     def __init__(self) -> None:
