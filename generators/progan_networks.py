@@ -76,7 +76,7 @@ _TWICE = ((3, 1), (3, 1))
 def _width(side: int, features: int, widest: int | None = None) -> int:
     """Return the channels at a side: ``features`` at 32 px, then half at each doubling, at least a quarter.
 
-    Below 32 px double at each halving, up to ``widest``, which costs little where there are few pixels.
+    Below 32 px they double at each halving, up to ``widest``.
     """
     doublings = 6 - side.bit_length()
     if doublings > 0:
@@ -147,13 +147,13 @@ class ProGANGenerator(Growing, GeneratorNetwork):
         self.latent = latent
         self.doubling = doubling
         self.tanh = tanh
+        before = _width(4, features, widest)
         self.start = nn.Sequential(
-            EqualisedConvolution(latent, _width(4, features, widest), 4, transposed=True),
+            EqualisedConvolution(latent, before, 4, transposed=True),
             PixelNorm(),
             nn.LeakyReLU(_LEAK),
-            _block(_width(4, features, widest), _width(4, features, widest), _TWICE, pixel_norm),
+            _block(before, before, _TWICE, pixel_norm),
         )
-        before = _width(4, features, widest)
         self.blocks, self.to_picture = nn.ModuleDict(), nn.ModuleDict()
         for side in sides(size):
             after = _width(side, features, widest)
@@ -281,10 +281,10 @@ class ProGANTraining(Training[ProGANParameters]):
         settings = self.settings
         on_real, on_fake = self.discriminator(real), self.discriminator(fake[0])
         told = {"real-score": on_real.mean(), "fake-score": on_fake.mean()}
-        # A rarer penalty weighs as much in sum: StyleGAN2's lazy regularisation.
         if settings.loss == "wgan-gp":
             told["adversarial-loss"] = losses.wasserstein(on_real, on_fake, settings.drift)
             if self.penalised:
+                # A rarer penalty weighs as much in sum: StyleGAN2's lazy regularisation.
                 weight = settings.gradient_penalty * settings.penalty_interval
                 told["penalty-loss"] = weight * losses.gradient_penalty(self._judged, real, fake[0], drawn["share"])
             return told
