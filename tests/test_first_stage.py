@@ -151,7 +151,11 @@ def test_many_latents_are_compared_with_the_codes_in_parts(monkeypatch):
     autoencoder = tiny()
     latents = torch.randn(2, 3, 9, 5, generator=torch.Generator().manual_seed(3))
     whole = autoencoder.quantise(latents).codes
-    monkeypatch.setattr("generators.first_stage.autoencoder._AT_ONCE", 7)
+    for latents_at_once in (7, 1):
+        distances = latents_at_once * len(autoencoder.codebook)
+        monkeypatch.setattr("generators.first_stage.autoencoder._DISTANCES", distances)
+        assert torch.equal(autoencoder.quantise(latents).codes, whole)
+    monkeypatch.setattr("generators.first_stage.autoencoder._DISTANCES", 1)  # fewer than there are codes
     assert torch.equal(autoencoder.quantise(latents).codes, whole)
 
 
@@ -612,6 +616,17 @@ def test_the_learning_rate_falls_at_the_end(phantoms):
     groups = (*begun.optimiser.param_groups, *begun.discriminator_optimiser.param_groups)
     assert [group["lr"] for group in groups] == pytest.approx([4e-4, 4e-4])
     assert trained(phantoms, decay=0.0, learning_rate=1e-3).rate(19) == 1e-3
+
+
+def test_contrast_is_how_much_reconstructions_vary_of_what_images_do(phantoms):
+    begun = trained(phantoms, batch_size=8, flip="none")
+    real = to_tensor(phantoms).float() / 127.5 - 1
+    with torch.no_grad():
+        made = begun.autoencoder(real)
+    expected = float(made.std(dim=(0, 2, 3)).mean() / real.std(dim=(0, 2, 3)).mean())
+    begun.settings = begun.settings.model_copy(update={"codebook_start": "uniform"})  # leave the codes as they are
+    assert float(begun.step(0)["contrast"]) == pytest.approx(expected, rel=1e-3)
+    assert float(trained(np.full((1, 16, 16, 3), 90, np.uint8), perceptual_blocks=1).step(0)["contrast"]) > 0
 
 
 def test_divergence_is_said(phantoms):

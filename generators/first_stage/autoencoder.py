@@ -22,8 +22,8 @@ FACTOR = 4
 CHANNELS = 3
 #: Weight of the term that moves codes towards latents (beta of van den Oord et al. 2017, arXiv 1711.00937).
 CODE_SHARE = 0.25
-#: Latents that are compared with all codes at once; with 8192 codes their distances take 268 MB.
-_AT_ONCE = 8192
+#: Distances between latents and codes that are computed at once: as many as a core's cache holds, or many for a GPU.
+_DISTANCES, _DISTANCES_ON_GPU = 2**20, 2**24
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Autoencoder(nn.Module):
         places = latents.float().permute(0, 2, 3, 1)
         flat = places.reshape(-1, CHANNELS)
         with torch.no_grad():
-            codes = torch.cat([_nearest(part, self.codebook.float()) for part in flat.split(_AT_ONCE)])
+            codes = _nearest(flat, self.codebook.float())
         nearest = functional.embedding(codes, self.codebook.float()).reshape(places.shape)
         loss = functional.mse_loss(places, nearest.detach())
         loss = loss + CODE_SHARE * functional.mse_loss(nearest, places.detach())
@@ -136,7 +136,8 @@ class Autoencoder(nn.Module):
 
     def decode_quantised(self, latents: Tensor) -> Tensor:
         """Return images for latents that are codes already."""
-        images: Tensor = self.model.decode(latents, force_not_quantize=True).sample
+        # What VQModel.decode does, without its copy of a tensor to the device, which no CUDA graph takes.
+        images: Tensor = self.model.decoder(self.model.post_quant_conv(latents))
         return images
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -156,9 +157,19 @@ class Autoencoder(nn.Module):
 
 
 def _nearest(latents: Tensor, codebook: Tensor) -> Tensor:
-    """Return which code (M,) is nearest to each latent (M, 3)."""
-    # By differences rather than a matrix product, whose rounding depends on how far they lie from the origin.
-    return torch.cdist(latents, codebook, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
+    """Return which code (M,) is nearest to each latent (M, 3).
+
+    By differences rather than a matrix product, whose rounding depends on how far they lie from the origin; one
+    coordinate at a time, since there are three, and torch's cdist gives each distance a block of threads of a GPU.
+    """
+    at_once = _DISTANCES_ON_GPU if latents.is_cuda else _DISTANCES
+    found = []
+    for part in latents.split(max(1, at_once // len(codebook))):
+        distances = torch.zeros((), device=latents.device)
+        for ours, theirs in zip(part.unbind(1), codebook.unbind(1), strict=True):
+            distances = (ours[:, None] - theirs).square_().add_(distances)
+        found.append(distances.argmin(dim=1))
+    return torch.cat(found)
 
 
 def build(network: str) -> Autoencoder:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from generators.adversarial_losses import hinge
-from generators.first_stage.autoencoder import FACTOR, NETWORKS, build
+from generators.cuda_graph import CapturedStep, set_capturable, set_rate
+from generators.first_stage.autoencoder import CHANNELS, FACTOR, NETWORKS, build
 from generators.first_stage.discriminator import PatchDiscriminator, adaptive_weight, layers_for
 from generators.first_stage.parameters import FirstStageParameters
 from generators.randomness import FLIP_AXES, draw_flips, flip, seeded
@@ -31,8 +33,22 @@ _LOOK_EVERY = 25
 _SETTLED = 200
 #: Reconstructions whose standard deviation is below this share of the images' are one colour.
 _FLAT = 0.05
+#: A standard deviation, of pictures in [-1, 1], that is none; by it images that do not vary have their contrast.
+_NOTHING = 1e-6
 #: A code counts as used when it was in this many steps.
 _USE_WINDOW = 100
+
+
+class _Kind(NamedTuple):
+    """What is computed at a step; a GPU records each kind once.
+
+    Attributes:
+        judging: reconstructions are compared by more than their pixels.
+        adversarial: the discriminator judges them too.
+    """
+
+    judging: bool
+    adversarial: bool
 
 
 class FirstStageTraining:
@@ -75,19 +91,29 @@ class FirstStageTraining:
         self.fabric = fabric_on(device, settings.precision)
         #: For each code, the steps since it was used last.
         self.idle = torch.full((NETWORKS[settings.network].codes,), _USE_WINDOW, dtype=torch.int64, device=device)
+        # Kinds take turns, so their recordings share their memory.
+        self._steps: dict[_Kind, CapturedStep] = {}
+        self._names: dict[_Kind, list[str]] = {}
+        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
     def _set_up(self, network: Any) -> tuple[Any, torch.optim.Adam]:
         network.to(self.device).to(memory_format=torch.channels_last).train()
         settings = self.settings
-        return network, torch.optim.Adam(network.parameters(), settings.learning_rate, settings.betas, fused=True)
+        optimiser = torch.optim.Adam(network.parameters(), settings.learning_rate, settings.betas, fused=True)
+        set_capturable(optimiser, self.device)
+        return network, optimiser
 
-    def _batch(self, step: int) -> Tensor:
-        """Return the images of a step as float32 (N, 3, H, W) in [-1, 1], channels last, flipped at random."""
+    def _draw(self, step: int) -> tuple[Tensor, Tensor]:
+        """Draw the positions (N,) of a step's images and the axes along which each is flipped; both on the device."""
         settings = self.settings
         positions = batch_positions(np.arange(len(self.images)), settings.batch_size, self.seed, step)
-        chosen = self.images[torch.from_numpy(positions).to(self.device)].float().div_(127.5).sub_(1)
-        axes = FLIP_AXES[settings.flip]
-        chosen = flip(chosen, axes, draw_flips(len(positions), axes, seeded(self.seed, _STEP, step)).to(self.device))
+        flips = draw_flips(len(positions), FLIP_AXES[settings.flip], seeded(self.seed, _STEP, step))
+        return torch.from_numpy(positions).to(self.device), flips.to(self.device)
+
+    def _batch(self, positions: Tensor, flips: Tensor) -> Tensor:
+        """Return images as float32 (N, 3, H, W) in [-1, 1], channels last, flipped as was drawn."""
+        chosen = self.images[positions].float().div_(127.5).sub_(1)
+        chosen = flip(chosen, FLIP_AXES[self.settings.flip], flips)
         return chosen.contiguous(memory_format=torch.channels_last)
 
     def rate(self, step: int) -> float:
@@ -106,8 +132,8 @@ class FirstStageTraining:
             step: from 0.
 
         Returns:
-            Losses, ``adaptive-weight`` and ``codebook-usage`` (share of the codes used in the last 100 steps) without
-            gradient, by name.
+            Losses, ``adaptive-weight``, ``codebook-usage`` (share of the codes used in the last 100 steps) and
+            ``contrast`` (standard deviation of the reconstructions, in that of the images), without gradient, by name.
 
         Raises:
             HarnessError: a loss is not finite, or all reconstructions are of one colour.
@@ -115,33 +141,55 @@ class FirstStageTraining:
         settings = self.settings
         if step == 0 and settings.codebook_start == "latents":
             self._start_codes()
-        for group in (*self.optimiser.param_groups, *self.discriminator_optimiser.param_groups):
-            group["lr"] = self.rate(step)
-        real = self._batch(step)
+        for optimiser in (self.optimiser, self.discriminator_optimiser):
+            set_rate(optimiser, self.rate(step))
+        judging = (step + 1) % settings.judging_interval == 0  # so that round numbers of steps, which are logged, do
+        kind = _Kind(judging, judging and settings.adversarial_weight > 0 and step >= settings.adversarial_start)
+        if kind not in self._steps:
+            self._steps[kind] = CapturedStep(partial(self._updated, kind), self._pool)
+        found = self._steps[kind](*self._draw(step))
+        names = self._names[kind]
+        told = dict(zip(names, found[: len(names)].unbind(), strict=True))
+        self._revive(found[len(names) :].reshape(-1, CHANNELS), step)
+        if step % _LOOK_EVERY == _LOOK_EVERY - 1 or step == settings.steps - 1:
+            self._look(told, step)
+        return told
+
+    def _updated(self, kind: _Kind, positions: Tensor, flips: Tensor) -> Tensor:
+        """Update the networks on a batch.
+
+        Args:
+            kind: of the step.
+            positions: of the images, int64 (N,).
+            flips: as they were drawn.
+
+        Returns:
+            float32: what the step tells, by names that are kept for the kind, and then the latents, three numbers for
+            each place.
+        """
+        settings = self.settings
+        real = self._batch(positions, flips)
         with self.fabric.autocast():
             latents = self.autoencoder.encode(real)
             quantised = self.autoencoder.quantise(latents)
             made = self.autoencoder.decode_quantised(quantised.latents)
         made = made.float()
-        judging = (step + 1) % settings.judging_interval == 0  # so that round numbers of steps, which are logged, do
-        told, pull = self._judge(real, made, step, judging=judging)
+        told, pull = self._judge(real, made, kind)
         told["codebook-loss"] = quantised.loss
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward([made, settings.codebook_weight * quantised.loss], [pull, None])
         self.optimiser.step()
-        if judging and self._adversarial(step):
+        if kind.adversarial:
             told["discriminator-loss"] = self._update_discriminator(real, made.detach())
-        self._follow(quantised.codes, latents.detach(), step)
+        self.idle += 1
+        self.idle.index_fill_(0, quantised.codes.flatten(), 0)
         told["codebook-usage"] = (self.idle < _USE_WINDOW).float().mean()
-        told = {name: value.detach() for name, value in told.items()}
-        if step % _LOOK_EVERY == _LOOK_EVERY - 1 or step == settings.steps - 1:
-            self._look(told, real, made.detach(), step)
-        return told
+        spread, wanted = (pictures.detach().std(dim=(0, 2, 3)).mean() for pictures in (made, real))
+        told["contrast"] = (spread + _NOTHING) / (wanted + _NOTHING)
+        self._names[kind] = list(told)
+        return torch.cat([torch.stack([value.detach().float() for value in told.values()]), _places(latents).flatten()])
 
-    def _adversarial(self, step: int) -> bool:
-        return self.settings.adversarial_weight > 0 and step >= self.settings.adversarial_start
-
-    def _judge(self, real: Tensor, made: Tensor, step: int, *, judging: bool) -> tuple[dict[str, Tensor], Tensor]:
+    def _judge(self, real: Tensor, made: Tensor, kind: _Kind) -> tuple[dict[str, Tensor], Tensor]:
         """Return the terms that compare reconstructions with images, and the gradient of their sum to the first.
 
         The gradients are taken one by one, so that the adaptive weight costs no second pass through the networks.
@@ -149,7 +197,7 @@ class FirstStageTraining:
         settings = self.settings
         told = {"l1-loss": functional.l1_loss(made, real)}
         (pixels,) = torch.autograd.grad(told["l1-loss"], made, retain_graph=True)
-        if not judging:
+        if not kind.judging:
             return told, pixels
         likeness = torch.zeros_like(pixels)
         if self.perceptual is not None:
@@ -159,7 +207,7 @@ class FirstStageTraining:
             likeness = settings.perceptual_weight * likeness
         often = float(settings.judging_interval)
         pull = pixels + often * likeness
-        if self._adversarial(step):
+        if kind.adversarial:
             self.discriminator.requires_grad_(False)
             with self.fabric.autocast():
                 scores = self.discriminator(made)
@@ -193,38 +241,35 @@ class FirstStageTraining:
         count, batch = 0, 0
         while count < _LATENTS_A_CODE * len(codebook) and batch * self.settings.batch_size < len(self.images):
             with self.fabric.autocast():
-                latents = self.autoencoder.encode(self._batch(batch))
-            found.append(latents.float().permute(0, 2, 3, 1).reshape(-1, codebook.shape[1]))
+                latents = self.autoencoder.encode(self._batch(*self._draw(batch)))
+            found.append(_places(latents))
             count, batch = count + len(found[-1]), batch + 1
         codebook.copy_(_drawn(torch.cat(found), len(codebook), seeded(self.seed, _CODES)))
 
     @torch.no_grad()
-    def _follow(self, codes: Tensor, latents: Tensor, step: int) -> None:
-        """Count how long codes have not been used, and now and then move those that are dead onto latents."""
-        self.idle += 1
-        self.idle[codes.flatten()] = 0
+    def _revive(self, places: Tensor, step: int) -> None:
+        """Now and then move codes that have not been used for long onto latents (M, 3)."""
         interval = self.settings.revive_interval
         if interval is None or step % interval != interval - 1:
             return
         dead = (self.idle >= interval).nonzero().flatten()
         codebook = self.autoencoder.codebook
-        places = latents.float().permute(0, 2, 3, 1).reshape(-1, codebook.shape[1])
         codebook[dead] = _drawn(places, len(dead), seeded(self.seed, _CODES, step))
         # What Adam remembers of them is of other places.
         for moment in ("exp_avg", "exp_avg_sq"):
             self.optimiser.state[codebook][moment][dead] = 0
 
-    def _look(self, told: dict[str, Tensor], real: Tensor, made: Tensor, step: int) -> None:
+    def _look(self, told: dict[str, Tensor], step: int) -> None:
         """Say when the training cannot come to anything any more."""
         remedy = f"lower learning_rate (now {self.settings.learning_rate:g})"
         for name, value in told.items():
             if not math.isfinite(float(value)):
                 raise HarnessError(f"The first stage diverged: {name} is {float(value)} at step {step + 1}; {remedy}.")
-        spread, wanted = (float(pictures.std(dim=(0, 2, 3)).mean()) for pictures in (made, real))
-        if step + 1 >= _SETTLED and spread < _FLAT * wanted:
+        contrast = float(told["contrast"])
+        if step + 1 >= _SETTLED and contrast < _FLAT:
             raise HarnessError(
-                f"The first stage collapsed: at step {step + 1} all its reconstructions are of one colour (standard "
-                f"deviation {spread:.2g}, of the images {wanted:.2g}); {remedy}, or use another seed."
+                f"The first stage collapsed: at step {step + 1} all its reconstructions are of one colour (they vary "
+                f"by {contrast:.2g} of what the images do); {remedy}, or use another seed."
             )
 
     def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
@@ -244,8 +289,15 @@ class FirstStageTraining:
         """Take up a state and return its step."""
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
+        for optimiser in (self.optimiser, self.discriminator_optimiser):
+            set_capturable(optimiser, self.device)
         self.idle.copy_(state["idle"])
         return int(state["step"])
+
+
+def _places(latents: Tensor) -> Tensor:
+    """Return latents (N, 3, h, w) as float32 (N * h * w, 3), one row a place."""
+    return latents.detach().float().permute(0, 2, 3, 1).reshape(-1, CHANNELS)
 
 
 def _drawn(latents: Tensor, count: int, randomness: torch.Generator) -> Tensor:

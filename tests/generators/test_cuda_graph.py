@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from generators.cuda_graph import CapturedStep, set_capturable, set_rate
@@ -17,12 +19,16 @@ from generators.diffusion.parameters import DiffusionParameters
 from generators.diffusion.process import Process
 from generators.diffusion.sampling import denoise
 from generators.diffusion.training import DiffusionTraining
+from generators.first_stage import training as first_stage
+from generators.first_stage.parameters import FirstStageParameters
 from generators.four_channel_gan.pictures import RealPictures
 from generators.mask_ddpm import MaskDDPMParameters
 from generators.singan_seg import SinGANSegParameters
 from generators.singan_seg.batch import ModelBatch
 from harness.conformance import drawn_pairs
-from harness.plugins import load_plugin
+from harness.fitting import LocalFitContext, run_fit
+from harness.perceptual import VGG, PerceptualNetwork
+from harness.plugins import Checkpoint, load_plugin
 
 CPU = torch.device("cpu")
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -171,7 +177,84 @@ def test_recorded_steps_of_gans_end_where_called_ones_do(
         assert (warm_up > 3) != any(step._graph for step in training._steps.values())
         ends.append([parameter.detach() for parameter in training.averaged.parameters()])
 
-    def distance(one: list[Tensor], other: list[Tensor]) -> float:
-        return float(torch.stack([(a - b).square().sum() for a, b in zip(one, other, strict=True)]).sum().sqrt())
-
     assert distance(*ends) < 0.02 * distance(start, ends[1])
+
+
+@on_gpu
+@pytest.mark.parametrize("values", [{"adversarial_start": 0}, {"adversarial_start": 20, "judging_interval": 2}])
+def test_recorded_steps_of_the_first_stage_end_where_called_ones_do(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]
+) -> None:
+    torch.backends.cudnn.deterministic = True
+    device = torch.device("cuda")
+    torch.manual_seed(0)
+    perceptual = PerceptualNetwork(VGG((1, 1), (0.5,) * 3, (0.2,) * 3), None, "two random layers", "").to(device)
+    monkeypatch.setattr(first_stage, "perceptual_network", lambda *_, **__: perceptual)
+    images = torch.from_numpy(np.array(drawn_pairs(8, 32).images)).permute(0, 3, 1, 2).to(device)
+    small = {"network": "tiny", "steps": 60, "batch_size": 4, "discriminator_features": 8, "precision": "float32"}
+    settings = FirstStageParameters(**{**small, "learning_rate": 1e-4, "judging_interval": 1, **values})
+    ends, told = [], []
+    for warm_up in (3, 10**9):
+        monkeypatch.setattr("generators.cuda_graph._WARM_UP", warm_up)
+        training = first_stage.FirstStageTraining(settings, images, 0, device)
+        weights = [*training.autoencoder.parameters(), *training.discriminator.parameters()]
+        start = [parameter.detach().clone() for parameter in weights]
+        told.append([{name: float(value) for name, value in training.step(step).items()} for step in range(60)])
+        assert (warm_up > 3) != all(step._graph for step in training._steps.values())
+        ends.append([parameter.detach() for parameter in weights])
+    assert [list(one) for one in told[0]] == [list(one) for one in told[1]]
+    assert [one["l1-loss"] for one in told[0]] == pytest.approx([one["l1-loss"] for one in told[1]], rel=0.01)
+    assert distance(*ends) < 0.02 * distance(start, ends[1])
+
+
+class Kill(BaseException):
+    """Ends a fit as the operating system would."""
+
+
+class Killing(LocalFitContext):
+    """Saves a fit's state once, and kills the fit at the next step."""
+
+    looks = 0
+
+    def should_save(self) -> bool:
+        self.looks += 1
+        if self.looks == 25:
+            raise Kill
+        return self.looks == 24
+
+
+@on_gpu
+@pytest.mark.parametrize("name", ["dcgan", "progan", "fastgan", "mask-ddpm", "mask-ldm", "singan-seg"])
+def test_a_killed_fit_resumes_on_a_gpu(tmp_path: Path, name: str) -> None:
+    """The state goes through a file, then steps are recorded anew; rounding differs, so what is left must be little."""
+    torch.backends.cudnn.deterministic = True
+    plugin = load_plugin("generators", name)
+    several = {"epochs": 8} if name == "singan-seg" else {"steps": 60, "checkpoints": (10, 60)}
+    rates = {"learning_rate": 1e-4, "discriminator_learning_rate": 1e-4} if name.endswith("gan") else {}
+    # The gradient of bilinear doubling adds up in another order each time.
+    doubling = {"doubling": "nearest"} if name == "progan" else {}
+    declared = {**plugin.example(), **several, **rates, **doubling, "precision": "float32"}
+    pairs, device = drawn_pairs(6, 32), torch.device("cuda")
+    with pytest.raises(Kill):
+        run_fit(plugin.create(**declared), pairs, Killing(tmp_path / "killed", device, 1))
+    assert (tmp_path / "killed" / "state.pt").exists()
+    resumed, whole = (
+        run_fit(plugin.create(**declared), pairs, LocalFitContext(tmp_path / place, device, 1))
+        for place in ("killed", "whole")
+    )
+    assert [c.step for c in resumed] == [c.step for c in whole]
+    end = weights_of(whole[-1])
+    # Its checkpoints are of more and more models, not of more and more steps.
+    start = [tensor.new_zeros(tensor.shape) for tensor in end] if name == "singan-seg" else weights_of(whole[0])
+    assert distance(weights_of(resumed[-1]), end) < 0.05 * distance(start, end)
+
+
+def weights_of(checkpoint: Checkpoint) -> list[Tensor]:
+    files = sorted(checkpoint.folder.rglob("*.safetensors"))
+    found = [load_file(path) for path in files]
+    return [tensor.float() for state in found for _, tensor in sorted(state.items())]
+
+
+def distance(one: list[Tensor], other: list[Tensor]) -> float:
+    """Return how far weights are apart."""
+    return float(torch.stack([(a - b).square().sum() for a, b in zip(one, other, strict=True)]).sum().sqrt())
