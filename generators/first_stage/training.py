@@ -133,7 +133,7 @@ class FirstStageTraining:
 
         Returns:
             Losses, ``adaptive-weight``, ``codebook-usage`` (share of the codes used in the last 100 steps) and
-            ``contrast`` (standard deviation of the reconstructions, in that of the images), without gradient, by name.
+            ``contrast`` (standard deviation of the reconstructions by that of the images), without gradient, by name.
 
         Raises:
             HarnessError: a loss is not finite, or all reconstructions are of one colour.
