@@ -211,16 +211,24 @@ class Kill(BaseException):
     """Ends a fit as the operating system would."""
 
 
-class Killing(LocalFitContext):
-    """Saves a fit's state once, and kills the fit at the next step."""
+class Counting(LocalFitContext):
+    """Counts the steps of a fit, and saves no state."""
 
-    looks = 0
+    steps = 0
 
     def should_save(self) -> bool:
-        self.looks += 1
-        if self.looks == 25:
+        self.steps += 1
+        return False
+
+
+class Killing(Counting):
+    """Saves a fit's state once, and kills the fit at the next step."""
+
+    def should_save(self) -> bool:
+        super().should_save()
+        if self.steps == 25:
             raise Kill
-        return self.looks == 24
+        return self.steps == 24
 
 
 @on_gpu
@@ -238,10 +246,9 @@ def test_a_killed_fit_resumes_on_a_gpu(tmp_path: Path, name: str) -> None:
     with pytest.raises(Kill):
         run_fit(plugin.create(**declared), pairs, Killing(tmp_path / "killed", device, 1))
     assert (tmp_path / "killed" / "state.pt").exists()
-    resumed, whole = (
-        run_fit(plugin.create(**declared), pairs, LocalFitContext(tmp_path / place, device, 1))
-        for place in ("killed", "whole")
-    )
+    contexts = [Counting(tmp_path / place, device, 1) for place in ("killed", "whole")]
+    resumed, whole = (run_fit(plugin.create(**declared), pairs, context) for context in contexts)
+    assert contexts[0].steps == contexts[1].steps - 24
     assert [c.step for c in resumed] == [c.step for c in whole]
     end = weights_of(whole[-1])
     # Its checkpoints are of more and more models, not of more and more steps.
