@@ -80,7 +80,7 @@ class Task:
 
     def plugin(self, precision: str) -> Any:
         """Return the plugin as it is declared: a small network, with attention where it has 64 positions."""
-        from harness.plugins import load_plugin
+        from harness.plugins.registry import load_plugin
 
         endless = {"steps": 10**6, "checkpoints": 1, "grids": 0, "precision": precision}
         small = {"network": "small", "patch": 1 if self.case == "latents" else 2, "attention": (8,)}
@@ -235,14 +235,14 @@ def fit(task: Task, precision: str, step: Any) -> None:
     """Fit as a study does, until ``step``, which is called after each, says that it was the last."""
     import torch
 
-    from harness.fitting import LocalFitContext
+    from harness.learning.work_folder import WorkFolder
 
     def progress(done: int, total: int, unit: str) -> None:
         if step():
             raise _EnoughError
 
     with tempfile.TemporaryDirectory() as temporary:
-        context = LocalFitContext(
+        context = WorkFolder(
             Path(temporary), torch.device(task.device), 0, save_every_s=1e9, on_progress=progress, progress_every_s=0
         )
         try:
@@ -393,27 +393,27 @@ class Reference:
         Args:
             real: pairs that stand for the truth.
             masks_alone: compare masks as grey pictures, and by SIM too.
-            network: for ``harness.metrics.networks.network_named``.
+            network: for ``harness.metrics.features.networks.network_named``.
             device: to compute on.
         """
-        from harness.metrics.networks import network_named
+        from harness.metrics.features.networks import network_named
 
         self.real, self.masks_alone, self.device = real, masks_alone, device
         self.network = network_named(network)
         self.features = self._features(real, keep=True)
 
     def _features(self, pairs: Any, keep: bool) -> Any:
-        from harness.metrics.features import features
-        from harness.metrics.fidelity import of_masks
+        from harness.metrics.features.extract import features
+        from harness.metrics.fidelity.measure import of_masks
 
         pictures = of_masks(pairs) if self.masks_alone else pairs
-        return features(pictures.images, self.network, device=self.device, keep=keep)
+        return features(pictures.images, self.network, device=self.device, cache=keep)
 
     def compare(self, pairs: Any, keep: bool = False) -> dict[str, float]:
         """Return the Fréchet distance (FID with the Inception network), KID, and of masks SIM; features may be kept."""
-        from harness.metrics.frechet import frechet_distance
-        from harness.metrics.kid import kernel_distance
-        from harness.metrics.sim import similarity
+        from harness.metrics.fidelity.frechet import frechet_distance
+        from harness.metrics.fidelity.kid import kernel_distance
+        from harness.metrics.fidelity.sim import similarity
 
         found = self._features(pairs, keep)
         told = {
@@ -430,7 +430,7 @@ def sampled(plugin: Any, folder: Path, seeds: Any, masks: Any, real: Any, device
     import numpy as np
 
     from harness.data.pairs import PairSet
-    from harness.plugins import Checkpoint, SampleContext
+    from harness.plugins.contract import Checkpoint, SampleContext
 
     started, used = time.perf_counter(), time.process_time()
     made = plugin.sample(Checkpoint(0, folder), seeds, SampleContext(device, real), masks)
@@ -445,8 +445,8 @@ def sampling(arguments: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
-    from harness.metrics.pictures import read_pairs as read_place
-    from harness.plugins import load_plugin
+    from harness.metrics.inputs.places import read_pairs as read_place
+    from harness.plugins.registry import load_plugin
 
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)

@@ -71,7 +71,7 @@ def training(gan: str, folder: Path, precision: str) -> Any:
     import torch
 
     from generators.four_channel_gan.pictures import RealPictures
-    from harness.plugins import load_plugin
+    from harness.plugins.registry import load_plugin
 
     class Context:
         device = torch.device("cpu")
@@ -223,7 +223,7 @@ def one(gan: str, way: str, folder: Path, seconds: float, workers: int) -> dict[
     """Measure once in this process."""
     import torch
 
-    from harness.plugins import load_plugin
+    from harness.plugins.registry import load_plugin
 
     batch_size = load_plugin("generators", gan).create(**_declared(gan, "auto")).parameters.batch_size
     if way == "plain loop":

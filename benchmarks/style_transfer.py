@@ -72,7 +72,7 @@ def plain_transfer(
     import torch
     from torch.nn import functional
 
-    from harness.weights_catalogue import IMAGENET_MEAN, IMAGENET_STD
+    from harness.weights.catalogue import IMAGENET_MEAN, IMAGENET_STD
 
     mean, std = (torch.tensor(colour, device=device).view(1, 3, 1, 1) for colour in (IMAGENET_MEAN, IMAGENET_STD))
 

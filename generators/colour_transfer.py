@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from harness.plugins import Parameters, Refiner, Sample, SampleContext
+from harness.learning import Parameters, Refiner, Sample, SampleContext
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from harness.data.pairs import PairSet
+    from harness.learning import PairSet
 
 #: Linear sRGB to CIE XYZ (IEC 61966-2-1, D65), and the XYZ of its white.
 _TO_XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from generators.four_channel_gan.gan import FourChannelGAN
 from generators.four_channel_gan.parameters import FourChannelParameters
-from harness.plugins import Card, FitContext, Generator, Parameters
+from harness.learning import Card, FitContext, Generator, Parameters
 
 if TYPE_CHECKING:
     import torch
@@ -91,11 +91,11 @@ class FastGAN(FourChannelGAN, Generator):
         distance = self._distance(context)
         return FastGANTraining(self.parameters, real, context.seed, context.device, distance)
 
-    def surroundings(self) -> dict[str, str]:
+    def environment_key(self) -> dict[str, str]:
         """Return which perceptual network this machine has, since results depend on it."""
         if self.parameters.reconstruction != "perceptual":
             return {}
-        from harness.weights import perceptual_weights
+        from harness.learning.pretrained import perceptual_weights
 
         found = perceptual_weights()
         return {"perceptual-network": found.sha256 if found else "none"}
@@ -109,7 +109,7 @@ class FastGAN(FourChannelGAN, Generator):
         settings = self.parameters
         if settings.reconstruction == "l1":
             return pixels
-        from harness.perceptual import NO_NETWORK, perceptual_network
+        from harness.learning.perceptual import NO_NETWORK, perceptual_network
 
         network = perceptual_network(context.device, blocks=settings.perceptual_blocks)
         if network is None:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from generators.diffusion.generator import DiffusionModel
 from generators.diffusion.parameters import SAMPLING, DiffusionParameters, Schedule
-from harness.plugins import Card, Checkpoint, FitContext, Generator, Parameters, Sample, SampleContext
+from harness.learning import Card, Checkpoint, FitContext, Generator, Parameters, Sample, SampleContext
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from generators.diffusion.denoiser import Denoiser
-    from harness.data.pairs import PairSet
+    from harness.learning import PairSet
 
 #: Widths of each level, residual blocks of a level, channels of an attention head, and groups of the norms.
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -151,7 +151,7 @@ class MaskDDPM(DiffusionModel, Generator):
 
         from generators.diffusion.examples import PixelExamples
         from generators.diffusion.training import DiffusionStart
-        from harness.evaluation import is_out_of_memory
+        from harness.learning.memory import is_out_of_memory
 
         settings = self.parameters
         side = self.square_side(pairs)

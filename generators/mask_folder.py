@@ -8,14 +8,23 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from harness.errors import DataError, HarnessError
-from harness.plugins import Card, Checkpoint, FitContext, Generator, Parameters, Sample, SampleContext
+from harness.learning import (
+    Card,
+    Checkpoint,
+    DataError,
+    FitContext,
+    Generator,
+    HarnessError,
+    Parameters,
+    Sample,
+    SampleContext,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from harness.data.pairs import PairSet
+    from harness.learning import PairSet
 
 _MASKS = "masks.npy"
 
@@ -62,9 +71,9 @@ class MaskFolder(Generator):
             Image.fromarray(mask).save(folder / f"{i}.png")
         return {"path": str(folder)}
 
-    def lacks(self) -> list[str]:
+    def missing_requirements(self) -> list[str]:
         """Return what is wrong with the folder: it is missing or empty, or pictures in it are no masks."""
-        from harness.data.decoding import in_threads
+        from harness.learning.image_files import in_threads
 
         try:
             files = self._files()
@@ -89,7 +98,7 @@ class MaskFolder(Generator):
         """
         import numpy as np
 
-        from harness.data.decoding import in_threads
+        from harness.learning.image_files import in_threads
 
         height, width = pairs.size
         if height != width:
@@ -126,7 +135,7 @@ class MaskFolder(Generator):
         Raises:
             HarnessError: there is no such folder, or no picture in it.
         """
-        from harness.data.decoding import EXTENSIONS
+        from harness.learning.image_files import EXTENSIONS
 
         folder = Path(self.parameters.path).expanduser()
         if not folder.is_dir():
@@ -153,11 +162,11 @@ def _read(file: Path, size: int, geometry: Literal["squash", "crop"]) -> NDArray
     Raises:
         HarnessError: it cannot be.
     """
-    from harness.data import decoding
+    from harness.learning import image_files
 
     try:
-        with decoding.open_picture(file) as picture:
-            return decoding.resize_mask(decoding.binarise(picture), size, geometry)
+        with image_files.open_picture(file) as picture:
+            return image_files.resize_mask(image_files.binarise(picture), size, geometry)
     except DataError as error:
         raise HarnessError(f"The mask {file} {str(error).rstrip('.')}.") from None
 

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from generators.diffusion.generator import DiffusionModel
 from generators.diffusion.parameters import SAMPLING, DiffusionParameters, Schedule
 from generators.first_stage.parameters import FirstStageParameters
-from harness.plugins import Card, Checkpoint, FitContext, Generator, Parameters, Sample, SampleContext
+from harness.learning import Card, Checkpoint, FitContext, Generator, Parameters, Sample, SampleContext
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from generators.diffusion.denoiser import Denoiser
     from generators.first_stage.autoencoder import Autoencoder
     from generators.stepped_fit import SteppedTraining
-    from harness.data.pairs import PairSet
+    from harness.learning import PairSet
 
 #: Widths of each level, residual blocks of a level, channels of an attention head, and groups of the norms.
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -144,10 +144,10 @@ class MaskLDM(DiffusionModel, Generator):
             "attention": (4,),
         }
 
-    def surroundings(self) -> dict[str, str]:
+    def environment_key(self) -> dict[str, str]:
         """Return what the first stage depends on."""
         first_stage = self.parameters.first_stage
-        return first_stage.surroundings() if first_stage is not None else {}
+        return first_stage.environment_key() if first_stage is not None else {}
 
     @property
     def for_grids(self) -> MaskLDMParameters:
@@ -179,7 +179,7 @@ class MaskLDM(DiffusionModel, Generator):
         import numpy as np
         import torch
 
-        from harness.evaluation import is_out_of_memory
+        from harness.learning.memory import is_out_of_memory
 
         side = self.square_side(pairs)
         images = torch.from_numpy(np.array(pairs.images)).permute(0, 3, 1, 2).to(context.device)
@@ -265,7 +265,7 @@ class MaskLDM(DiffusionModel, Generator):
 
         from generators.diffusion.denoiser import coverage_of
         from generators.first_stage.autoencoder import load
-        from harness.errors import HarnessError
+        from harness.learning import HarnessError
 
         network, config = self.load(checkpoint.folder, context.device)
         if masks is None or masks.shape[1:] != (config["side"], config["side"]):

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from harness.errors import HarnessError
-from harness.plugins import Card, Checkpoint, FitContext, Generator, Parameters, Sample, SampleContext
+from harness.learning import Card, Checkpoint, FitContext, Generator, HarnessError, Parameters, Sample, SampleContext
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from harness.data.pairs import PairSet
+    from harness.learning import PairSet
 
 _FITTED = "noise.json"
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.errors import HarnessError
-from harness.plugins import Card, Checkpoint, FitContext, Generator, Sample, SampleContext
+from harness.learning import Card, Checkpoint, FitContext, Generator, HarnessError, Sample, SampleContext
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from harness.data.pairs import PairSet
+    from harness.learning import PairSet
 
 #: Added to the seeds (64 bits, some negative): far beyond any that a ``phantom`` dataset is opened with, so that no
 #: frame made here is an image of that dataset.
@@ -28,7 +27,6 @@ class Phantom(Generator):
     """
 
     name: ClassVar[str] = "phantom"
-    version: ClassVar[str] = "1"  # that of the renderer, which is no part of this package's code
     card: ClassVar[Card] = Card(learns=False, cost="some ten milliseconds a pair at 128 px on a CPU")
 
     @classmethod
@@ -58,7 +56,7 @@ class Phantom(Generator):
         """Draw one frame a seed, as large as the real pairs. It has no source."""
         import numpy as np
 
-        from harness.data.phantom import render
+        from harness.learning.phantom_frames import render
 
         size = context.pairs.size
         images = np.empty((len(seeds), *size, 3), np.uint8)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from generators.four_channel_gan.gan import FourChannelGAN
 from generators.four_channel_gan.parameters import FourChannelParameters
-from harness.plugins import Card, FitContext, Generator, Parameters
+from harness.learning import Card, FitContext, Generator, Parameters
 
 if TYPE_CHECKING:
     from generators.four_channel_gan.pictures import RealPictures

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from harness.errors import HarnessError
-from harness.plugins import Card, Checkpoint, FitContext, Generator, Parameters, Sample, SampleContext
+from harness.learning import Card, Checkpoint, FitContext, Generator, HarnessError, Parameters, Sample, SampleContext
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from harness.data.pairs import PairSet
+    from harness.learning import PairSet
 
 _ORDER = "order.json"
 
@@ -92,7 +91,7 @@ def _moved(masks: NDArray[np.uint8], seeds: NDArray[np.int64], batch_size: int) 
     """Move each mask (N, H, W) by the transform of its seed, as ``resample`` moves pairs."""
     import numpy as np
 
-    from harness.augmentation import geometric_transform
+    from harness.learning.augmentation import geometric_transform
 
     moved = np.empty(masks.shape, np.uint8)
     for start in range(0, len(masks), batch_size):

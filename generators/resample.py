@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.errors import HarnessError
-from harness.plugins import Card, Checkpoint, FitContext, Generator, Sample, SampleContext
+from harness.learning import Card, Checkpoint, FitContext, Generator, HarnessError, Sample, SampleContext
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from harness.data.pairs import PairSet
+    from harness.learning import PairSet
 
 
 class Resample(Generator):
@@ -53,7 +52,7 @@ class Resample(Generator):
         real id."""
         import numpy as np
 
-        from harness.augmentation import geometric_transform
+        from harness.learning.augmentation import geometric_transform
 
         pairs = context.pairs
         positions = np.array([_source(int(seed), len(pairs)) for seed in seeds], np.intp)

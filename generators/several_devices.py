@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.distributed import TCPStore, init_process_group  # type: ignore[attr-defined]
 
 from generators.stepped_fit import SteppedTraining
-from harness.errors import HarnessError
-from harness.precision import precision_of, without_remarks
+from harness.learning import HarnessError
+from harness.learning.precision import precision_of, without_remarks
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -339,7 +339,7 @@ def _serve(pipe: Connection, place: _Place, threads: int) -> None:
 
 
 def _failure_of(error: Exception, place: _Place) -> _Failure:
-    from harness.evaluation import is_out_of_memory
+    from harness.learning.memory import is_out_of_memory
 
     if isinstance(error, HarnessError):
         return _Failure("HarnessError", str(error), "")

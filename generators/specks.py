@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.metrics.masks import CONNECTED
-
 Mask = NDArray[np.uint8]
 
 
@@ -31,7 +29,7 @@ def without_specks(masks: Mask, smallest: float) -> Mask:
 def _cleaned(mask: Mask, fewest: float) -> Mask:
     from scipy import ndimage
 
-    pieces, _ = ndimage.label(mask, CONNECTED)
+    pieces, _ = ndimage.label(mask, ndimage.generate_binary_structure(2, 2))
     sizes = np.bincount(pieces.ravel())
     mask = np.where((sizes < fewest)[pieces], 0, mask)
     gaps, _ = ndimage.label(mask == 0)

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from harness.errors import HarnessError
-from harness.plugins import Checkpoint, FitContext
+from harness.learning import Checkpoint, FitContext, HarnessError
 
 _LOG_EVERY = 20
 

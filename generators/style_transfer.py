@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from harness.errors import HarnessError, OutOfMemory
-from harness.plugins import Card, Parameters, Refiner, Sample, SampleContext
+from harness.learning import Card, HarnessError, OutOfMemory, Parameters, Refiner, Sample, SampleContext
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,8 +14,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from generators.style_transfer_network import Objective, Style, StyleOptimisation
-    from harness.data.pairs import PairSet
-    from harness.weights import Found
+    from harness.learning import PairSet
+    from harness.learning.pretrained import Found
 
 Layer = Literal[
     "conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv3_3", "conv3_4",
@@ -95,7 +94,7 @@ class StyleTransfer(Refiner):
 
     def _found(self) -> Found | None:
         """Return the weights that are taken: the named ones, or the best on this machine."""
-        from harness.weights import find
+        from harness.learning.pretrained import find
 
         asked = self.parameters.network
         names = NETWORKS if asked == "auto" else () if asked == "random" else (asked,)
@@ -108,7 +107,7 @@ class StyleTransfer(Refiner):
             return () if self._found() else ("vgg16-edges",)
         return () if asked == "random" else (asked,)
 
-    def surroundings(self) -> dict[str, str]:
+    def environment_key(self) -> dict[str, str]:
         """Return which network this machine has, since results depend on it."""
         if self.parameters.network == "random":
             return {}
@@ -145,7 +144,7 @@ class StyleTransfer(Refiner):
         """
         import numpy as np
 
-        from harness.evaluation import is_out_of_memory
+        from harness.learning.memory import is_out_of_memory
 
         optimisation = self.optimisation(synthetic.size, context.device)
         at_once = self.parameters.images_at_once or (ON_CPU if context.device.type == "cpu" else ON_GPU)
@@ -172,8 +171,8 @@ class StyleTransfer(Refiner):
     def optimisation(self, size: tuple[int, int], device: torch.device) -> StyleOptimisation:
         """Return the optimisation with its network, after a look at the images' size."""
         from generators.style_transfer_network import StyleOptimisation, network_of
-        from harness.precision import computes_in_bfloat16
-        from harness.weights import required
+        from harness.learning.precision import computes_in_bfloat16
+        from harness.learning.pretrained import required
 
         settings = self.parameters
         found = self._found()

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from harness.perceptual import CONVOLUTIONS, VGG, load_vgg
-from harness.weights import Found
-from harness.weights_catalogue import IMAGENET_MEAN, IMAGENET_STD
+from harness.learning.perceptual import CONVOLUTIONS, VGG, load_vgg
+from harness.learning.pretrained import IMAGENET_MEAN, IMAGENET_STD, Found
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,11 @@ def weights_folder() -> Path:
     return home() / "weights"
 
 
+def extensions_folder() -> Path:
+    """Return where a project's extensions are looked for (``HARNESS_EXTENSIONS`` moves it); it need not exist."""
+    return Path(os.environ.get("HARNESS_EXTENSIONS") or project_root() / "extensions")
+
+
 def reports_folder() -> Path:
     """Return where rendered reports go (``HARNESS_REPORTS`` moves it)."""
     return Path(os.environ.get("HARNESS_REPORTS") or project_root() / "reports")

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from harness.errors import nearest
-from harness.plugins import Parameters, Segmenter
+from harness.learning import Parameters, Segmenter, nearest
 
 if TYPE_CHECKING:
     from segmenters.smp_module import SMPModule
@@ -278,7 +277,7 @@ class SMP(Segmenter):
             WeightsError: they are not on this machine.
             PluginError: the library refuses this model, for a reason that its names do not show.
         """
-        from harness.weights import encoder_weights
+        from harness.learning.pretrained import encoder_weights
         from segmenters.smp_module import SMPModule
 
         chosen = self.parameters.encoder_weights
@@ -289,7 +288,7 @@ class SMP(Segmenter):
 
     def weights(self) -> tuple[str, ...]:
         """Return the encoder's ImageNet weights, when it starts from them."""
-        from harness.weights_catalogue import name_for_encoder
+        from harness.learning.pretrained import name_for_encoder
 
         return (name_for_encoder(self.parameters.encoder),) if self.parameters.encoder_weights == "imagenet" else ()
 

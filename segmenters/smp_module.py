@@ -12,11 +12,11 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.augmentation import make_augmentation
-from harness.errors import PluginError, WeightsError
+from harness.learning import PluginError, WeightsError
+from harness.learning.augmentation import make_augmentation
 
 if TYPE_CHECKING:
-    from harness.weights import EncoderWeights
+    from harness.learning.pretrained import EncoderWeights
     from segmenters.smp import SMPParameters
 
 Colour = tuple[float, float, float]

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytest_plugins = ["tests.fixtures.made_results", "tests.fixtures.random_inception", "tests.fixtures.small_datasets"]
+
 PLUGINS = '''
 """A generator that paints, a refiner that dims and a segmenter with four weights: each trains in one step."""
 
@@ -21,7 +23,7 @@ import json
 import numpy as np
 from pydantic import Field
 
-from harness.plugins import Card, Checkpoint, Generator, Parameters, Refiner, Sample, Segmenter
+from harness.learning import Card, Checkpoint, Generator, Parameters, Refiner, Sample, Segmenter
 
 
 class Painter(Generator):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.errors import HarnessError
+from harness.learning import HarnessError
 
 
 @dataclass(frozen=True)

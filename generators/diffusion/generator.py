@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from generators.diffusion.parameters import SAMPLING, DiffusionParameters
 from generators.diffusion.watch import LossWatch
 from generators.stepped_fit import SteppedTraining, Stops, evenly, fit_in_steps
-from harness.errors import HarnessError, OutOfMemory
-from harness.plugins import Checkpoint, FitContext, Generator
+from harness.learning import Checkpoint, FitContext, Generator, HarnessError, OutOfMemory
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from generators.diffusion.denoiser import Denoiser
     from generators.diffusion.training import DiffusionStart
     from generators.several_devices import SharedTraining
-    from harness.data.pairs import PairSet
+    from harness.learning import PairSet
 
 _CONFIG, _DENOISER = "config.json", "denoiser.safetensors"
 
@@ -117,7 +116,7 @@ class DiffusionModel(Generator):
         import torch
 
         from generators.several_devices import SeveralDevices
-        from harness.precision import fabric_on
+        from harness.learning.precision import fabric_on
 
         settings = self.parameters
         if settings.devices == 1:
@@ -183,9 +182,9 @@ class DiffusionModel(Generator):
         """Return how many devices a fit computes on."""
         return int(self.parameters.devices)
 
-    def lacks(self) -> list[str]:
+    def missing_requirements(self) -> list[str]:
         """Say when the fit wants more accelerators than there are; without any, it computes in processes."""
-        from harness.executors.local import visible_accelerators
+        from harness.learning.devices import visible_accelerators
 
         there = len(visible_accelerators())
         if not 0 < there < self.devices():

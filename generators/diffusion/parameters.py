@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from harness.plugins import PublishedParameters
+from harness.learning import PublishedParameters
 
 Schedule = Literal["linear", "scaled-linear", "cosine"]
 Sampler = Literal["ancestral", "ddim", "dpm-solver++"]

@@ -88,7 +88,7 @@ def denoise(
     Returns:
         float32 (N, C, S, S) on the CPU.
     """
-    from harness.precision import precision_of
+    from harness.learning.precision import precision_of
 
     low = precision_of(settings.precision, device) == "bf16-mixed"
     chunk = _CHUNK_ON_GPU if device.type == "cuda" and shape[-1] <= _SMALL else CHUNK

@@ -21,8 +21,8 @@ from generators.diffusion.parameters import DiffusionParameters
 from generators.diffusion.process import Process
 from generators.diffusion.timesteps import ImportantTimesteps, UniformTimesteps
 from generators.randomness import seeded
-from harness.precision import fabric_on, without_remarks
-from harness.training import batch_positions
+from harness.learning.batches import batch_positions
+from harness.learning.precision import fabric_on, without_remarks
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

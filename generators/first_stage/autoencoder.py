@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from generators.first_stage.compvis import first_stage_of, from_compvis, read_checkpoint
-from harness.errors import WeightsError
-from harness.weights import read_state_dict
+from harness.learning import WeightsError
+from harness.learning.pretrained import read_state_dict
 
 #: How many pixels of an image, along a side, become one of a latent.
 FACTOR = 4

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.weights import read_state_dict
+from harness.learning.pretrained import read_state_dict
 
 #: What a first stage consists of. Its checkpoint holds its discriminator and perceptual network too.
 _PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")

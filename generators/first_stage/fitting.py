@@ -13,7 +13,7 @@ from generators.first_stage.parameters import FirstStageParameters
 from generators.first_stage.reconstruction import measure
 from generators.first_stage.training import FirstStageTraining
 from generators.stepped_fit import SteppedTraining, Stops, fit_in_steps
-from harness.plugins import FitContext
+from harness.learning import FitContext
 
 #: Training images that reconstructions are measured on, and shown, at most.
 _MEASURED, _SHOWN = 512, 8

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from harness.plugins import PublishedParameters
+from harness.learning import PublishedParameters
 
 Network = Literal["vq-f4", "medium", "small", "tiny"]
 
@@ -92,13 +92,13 @@ class FirstStageParameters(PublishedParameters):
         "auto", description="of the networks in training; auto takes bfloat16 where the device computes with it"
     )
 
-    def surroundings(self) -> dict[str, str]:
+    def environment_key(self) -> dict[str, str]:
         """Return what this machine has that the first stage depends on: the file, or the perceptual network.
 
         Raises:
             WeightsError: the file cannot be read.
         """
-        from harness.weights import perceptual_weights, sha256
+        from harness.learning.pretrained import perceptual_weights, sha256
 
         if self.file is not None:
             return {"first-stage": sha256(Path(self.file).expanduser())}

@@ -8,10 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from generators.first_stage.autoencoder import Autoencoder
-from harness.metrics.features import features
-from harness.metrics.frechet import frechet_distance
-from harness.metrics.networks import fid_network
-from harness.weights import find
+from harness.learning.measures import features, fid_network, frechet_distance
+from harness.learning.pretrained import find
 
 _CHUNK = 16
 #: Of bytes that are off by rounding alone; a perfect reconstruction counts as this good, 58.9 dB.
@@ -108,6 +106,6 @@ def measure(autoencoder: Autoencoder, images: NDArray[np.uint8], device: torch.d
     told = {"psnr": float(psnr(images, made).mean()), "ssim": float(ssim(images, made, device).mean())}
     if len(images) > 1 and find("fid-inception") is not None:
         network = fid_network()
-        real, synthetic = (features(pictures, network, device=device, keep=False) for pictures in (images, made))
+        real, synthetic = (features(pictures, network, device=device, cache=False) for pictures in (images, made))
         told["reconstruction-fid"] = frechet_distance(real, synthetic)
     return told

@@ -17,10 +17,10 @@ from generators.first_stage.autoencoder import CHANNELS, FACTOR, NETWORKS, build
 from generators.first_stage.discriminator import PatchDiscriminator, adaptive_weight, layers_for
 from generators.first_stage.parameters import FirstStageParameters
 from generators.randomness import FLIP_AXES, draw_flips, flip, seeded
-from harness.errors import HarnessError
-from harness.perceptual import NO_NETWORK, PerceptualNetwork, perceptual_network
-from harness.precision import fabric_on
-from harness.training import batch_positions
+from harness.learning import HarnessError
+from harness.learning.batches import batch_positions
+from harness.learning.perceptual import NO_NETWORK, PerceptualNetwork, perceptual_network
+from harness.learning.precision import fabric_on
 
 # What a seed is for: each purpose has random numbers of its own.
 _STEP, _WEIGHTS, _CODES = range(3)

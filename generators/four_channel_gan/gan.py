@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from generators.four_channel_gan.parameters import FourChannelParameters
 from generators.stepped_fit import Stops, evenly, fit_in_steps
-from harness.errors import HarnessError, OutOfMemory
-from harness.plugins import Checkpoint, FitContext, Generator, Sample, SampleContext
+from harness.learning import Checkpoint, FitContext, Generator, HarnessError, OutOfMemory, Sample, SampleContext
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
     from generators.four_channel_gan.pictures import RealPictures
     from generators.four_channel_gan.training import GeneratorNetwork, Training
-    from harness.data.pairs import PairSet
+    from harness.learning import PairSet
 
 #: Pictures are sampled in chunks of this many, the last one padded, so that no pair depends on how many are asked for.
 CHUNK = 16
@@ -73,7 +72,7 @@ class FourChannelGAN(Generator):
             OutOfMemory: the device had too little memory; names the batch.
         """
         from generators.four_channel_gan.pictures import RealPictures
-        from harness.evaluation import is_out_of_memory
+        from harness.learning.memory import is_out_of_memory
 
         settings = self.parameters
         resolution = self._resolution(pairs)

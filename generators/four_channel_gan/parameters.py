@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from generators.stepped_fit import chosen_steps
-from harness.plugins import PublishedParameters
+from harness.learning import PublishedParameters
 
 Augmentation = Literal["colour", "translation", "cutout"]
 

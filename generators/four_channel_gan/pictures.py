@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from harness.data.pairs import PairSet
+from harness.learning import PairSet
 
 CHANNELS = 4
 

@@ -19,9 +19,9 @@ from generators.four_channel_gan.augmentation import augment, draw_augmentation
 from generators.four_channel_gan.parameters import FourChannelParameters
 from generators.four_channel_gan.pictures import RealPictures, crop, draw_crops
 from generators.randomness import FLIP_AXES, draw_flips, flip, seeded
-from harness.errors import HarnessError
-from harness.precision import fabric_on, without_remarks
-from harness.training import batch_positions
+from harness.learning import HarnessError
+from harness.learning.batches import batch_positions
+from harness.learning.precision import fabric_on, without_remarks
 
 Losses = dict[str, Tensor]
 P = TypeVar("P", bound=FourChannelParameters)

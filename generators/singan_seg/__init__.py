@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from harness.errors import HarnessError, OutOfMemory
-from harness.plugins import Card, Checkpoint, FitContext, Generator, PublishedParameters, Sample, SampleContext
+from harness.learning import (
+    Card,
+    Checkpoint,
+    FitContext,
+    Generator,
+    HarnessError,
+    OutOfMemory,
+    PublishedParameters,
+    Sample,
+    SampleContext,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from generators.singan_seg.batch import ModelBatch
-    from harness.data.pairs import PairSet
+    from harness.learning import PairSet
 
 #: Pairs are sampled in chunks of this many, the last one padded, so that no pair depends on how many are asked for.
 _CHUNK = 16
@@ -106,7 +115,7 @@ class SinGANSeg(Generator):
             HarnessError: the pairs are too small for two scales, or training diverged; names the pairs.
             OutOfMemory: the device had too little memory; names the number of models.
         """
-        from harness.evaluation import is_out_of_memory
+        from harness.learning.memory import is_out_of_memory
 
         try:
             yield from self._train(pairs, context)

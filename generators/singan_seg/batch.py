@@ -15,12 +15,12 @@ from generators.randomness import seeded
 from generators.singan_seg.networks import CHANNELS, FrozenTrunk
 from generators.singan_seg.pyramid import Pyramid, truncated
 from generators.singan_seg.training import FinishedScale, ScaleTraining, draw_noise, through
-from harness.errors import HarnessError
-from harness.precision import computes_in_bfloat16
+from harness.learning import HarnessError
+from harness.learning.precision import computes_in_bfloat16
 
 if TYPE_CHECKING:
     from generators.singan_seg import SinGANSegParameters
-    from harness.data.pairs import PairSet
+    from harness.learning import PairSet
 
 _SHOWN = 0x5409
 

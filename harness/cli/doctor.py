@@ -146,7 +146,7 @@ def _devices() -> Iterator[Check]:
 def _machine() -> Iterator[Check]:
     import psutil
 
-    from harness.executors.local import available_cores
+    from harness.learning.devices import available_cores
 
     memory = psutil.virtual_memory()
     total, free = memory.total / 2**30, memory.available / 2**30
@@ -198,23 +198,23 @@ def _datasets() -> Iterator[Check]:
 
 
 def _weights() -> Iterator[Check]:
-    from harness import weights
+    from harness.weights import locate
 
-    rows = weights.listing()
+    rows = locate.listing()
     here = [row["name"] for row in rows if row["present"]]
     absent = [row["name"] for row in rows if not row["present"]]
     if here:
         yield Check("weights", "ok", f"here: {', '.join(here)}")
     if absent:
         yield Check("weights", "note", f"not here: {', '.join(absent)}", "get one by harness weights fetch NAME")
-    for check in weights.verify():
+    for check in locate.verify():
         if not check["ok"]:
             yield Check("weights", "broken", f"{check['name']}: {check['message']}", "fetch or add it again")
 
 
 def _plugins() -> Iterator[Check]:
     """Import every plugin that is installed."""
-    from harness.plugins import load_plugin, registry
+    from harness.plugins.registry import load_plugin, registry
 
     entries = sorted(registry())
     wrong = []
@@ -294,7 +294,7 @@ for library in json.loads(sys.argv[1]):
     except ImportError as error:
         failed.append(f"{library}: {error}")
 planned = 0
-from harness.plugins import load_plugin, registry
+from harness.plugins.registry import load_plugin, registry
 for kind, name in registry():
     load_plugin(kind, name)
 from harness.study_file import list_studies, load_study

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from harness.study_file import LoadedStudy
+    from harness.engine.load import LoadedStudy
 
 app = typer.Typer(help="List generators, fit one, sample from a fitted one.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -20,7 +20,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 def list_generators(as_json: Json = False) -> None:
     """List the generators: what each needs, makes and costs."""
     from harness.errors import PluginError
-    from harness.plugins import load_plugin, registry
+    from harness.plugins.registry import load_plugin, registry
 
     rows: list[dict[str, Any]] = []
     for (kind, name), entry in sorted(registry().items()):
@@ -70,10 +70,10 @@ def fit(
 ) -> None:
     """Fit one generator on the fit role of a dataset, or resume a stopped fit. The result is kept in the store."""
     from harness.cli.running import run_shown
+    from harness.engine.executors import make_executor
+    from harness.engine.plan import plan_fit
     from harness.errors import HarnessError
-    from harness.executors import make_executor
-    from harness.plan import plan_fit
-    from harness.store import Store, write_json
+    from harness.store.results import Store, write_json
 
     runner = make_executor(executor, 1)
     loaded = declare_fit(plugin, data, size, settings or [], real, split, seed)
@@ -110,11 +110,12 @@ def declare_fit(
     """
     from pydantic import ValidationError
 
-    from harness.declaration import Document, Location, Origin, apply_setting
+    from harness.engine.check import check_plugins, check_study, describe_errors
+    from harness.engine.load import LoadedStudy
     from harness.errors import DeclarationError
-    from harness.plugins import load_plugin
-    from harness.study import Study
-    from harness.study_file import LoadedStudy, check_plugins, check_study, describe_errors
+    from harness.plugins.registry import load_plugin
+    from harness.study.schema import Study
+    from harness.study.yaml_document import Document, Location, Origin, apply_setting
 
     found = load_plugin("generators", plugin)
     name, part = found.name, found.card.makes
@@ -161,9 +162,9 @@ def sample(
     as_json: Json = False,
 ) -> None:
     """Sample pairs from a fitted generator: images/, masks/ and manifest.json, with the lineage of every pair."""
+    from harness.engine.sampling import find_fitted, read_masks, write_samples
     from harness.errors import DeclarationError
-    from harness.stage import choose_device
-    from harness.tracking.sampling import find_fitted, read_masks, write_samples
+    from harness.learning.devices import choose_device
 
     folder = out.expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import torch
 
     from harness.data.pairs import PairSet
-    from harness.metrics.agreement import TrainedSegmenter
-    from harness.plugins import Segmenter
+    from harness.metrics.fidelity.agreement import TrainedSegmenter
+    from harness.plugins.contract import Segmenter
 
 app = typer.Typer(help="Metrics on folders, zips, datasets and stored results.", no_args_is_help=True)
 
@@ -71,9 +71,9 @@ def _device(name: str) -> torch.device:
 
 def _features(real: str, synthetic: str, network: str, mode: str, device: str) -> tuple[Any, Any, dict[str, Any]]:
     """Return features of both sides, and what belongs beside every number made from them."""
-    from harness.metrics import networks
-    from harness.metrics.features import features
-    from harness.metrics.pictures import read_images
+    from harness.metrics.features import networks
+    from harness.metrics.features.extract import features
+    from harness.metrics.inputs.places import read_images
 
     wanted = networks.mode_named(mode)
     where = _device(device)
@@ -95,7 +95,7 @@ def _features(real: str, synthetic: str, network: str, mode: str, device: str) -
 @app.command()
 def segmentation(predicted: Path, true: Path, as_json: AsJson = False) -> None:
     """IoU, F1, accuracy, precision, recall and Dice loss of predicted masks against true ones, matched by name."""
-    from harness.metrics.segmentation import compare_folders
+    from harness.metrics.segmentation.scores import compare_folders
 
     scores = compare_folders(predicted, true)
     if as_json:
@@ -119,8 +119,8 @@ def fid(
 
     Below 2048 images, KID and a bias-corrected value stand beside it.
     """
-    from harness.metrics.fidelity import beside_fid
-    from harness.metrics.frechet import frechet_distance
+    from harness.metrics.fidelity.frechet import frechet_distance
+    from harness.metrics.fidelity.measure import beside_fid
 
     a, b, facts = _features(real, synthetic, network, mode, device)
     if network == "fid-inception":
@@ -153,7 +153,7 @@ def kid(
     as_json: AsJson = False,
 ) -> None:
     """Kernel Inception Distance, unbiased, with its deviation over random subsets."""
-    from harness.metrics.kid import kernel_distance
+    from harness.metrics.fidelity.kid import kernel_distance
 
     a, b, facts = _features(real, synthetic, network, mode, device)
     found = kernel_distance(a, b, seed=seed)
@@ -172,7 +172,7 @@ def prdc(
     as_json: AsJson = False,
 ) -> None:
     """Precision, recall, density and coverage."""
-    from harness.metrics.prdc import prdc as compute
+    from harness.metrics.fidelity.prdc import prdc as compute
 
     a, b, facts = _features(real, synthetic, network, mode, device)
     found = compute(a, b, neighbours=neighbours)
@@ -186,12 +186,12 @@ def sifid(real: Real, synthetic: Synthetic, device: Device = "auto", as_json: As
 
     Stored results and sampled folders know their sources; other pictures are matched by name (NAME or NAME_NUMBER).
     """
-    from harness.metrics.pictures import matched, read_images
-    from harness.metrics.sifid import NETWORK, single_image_distances
+    from harness.metrics.fidelity.sifid import NETWORK, single_image_distances
+    from harness.metrics.inputs.places import matched, read_images
 
     originals, made = read_images(real), read_images(synthetic)
     distances = single_image_distances(
-        originals.images, made.images, device=_device(device), pairs=matched(originals, made), keep=True
+        originals.images, made.images, device=_device(device), pairs=matched(originals, made), cache=True
     )
     values = {"sifid": float(distances.mean()), "sifid-deviation": float(distances.std())}
     counts = {"n_real": len(originals), "n_synthetic": len(made)}
@@ -201,11 +201,11 @@ def sifid(real: Real, synthetic: Synthetic, device: Device = "auto", as_json: As
 @app.command()
 def sim(real: Real, synthetic: Synthetic, as_json: AsJson = False) -> None:
     """SIM of masks: mean share of pixels equal to the most similar real mask, beside what shows how it can be gamed."""
-    from harness.metrics.pictures import read_both_masks
-    from harness.metrics.sim import similarity
+    from harness.metrics.fidelity.sim import similarity
+    from harness.metrics.inputs.places import read_both_masks
 
     (real_names, real_masks), (names, masks) = read_both_masks(real, synthetic)
-    found = similarity(real_masks, masks, keep=True)
+    found = similarity(real_masks, masks, cache=True)
     references = {"all-black": found.black, "real-leave-one-out": found.leave_one_out}
     _emit({"sim": found.value, **references, "n_real": len(real_names), "n_synthetic": len(names)}, as_json)
 
@@ -217,9 +217,9 @@ def mask_area(real: Real, synthetic: Synthetic, figures: Figures = None, as_json
     The figures are the histograms and, when the synthetic masks know the real ones they were made from, the mean and
     deviation of those made from one.
     """
-    from harness.metrics import evidence
-    from harness.metrics import masks as statistics
-    from harness.metrics.pictures import read_both_masks, read_images
+    from harness.metrics.fidelity import figure_data
+    from harness.metrics.fidelity import masks as statistics
+    from harness.metrics.inputs.places import read_both_masks, read_images
 
     (real_names, a), (_, b) = read_both_masks(real, synthetic)
     sides = {"real": a, "synthetic": b}
@@ -229,13 +229,13 @@ def mask_area(real: Real, synthetic: Synthetic, figures: Figures = None, as_json
     document |= {f"empty-masks-{name}": int((statistics.areas(masks) == 0).sum()) for name, masks in sides.items()}
     document |= {f"histogram-{name}": statistics.area_histogram(masks).tolist() for name, masks in sides.items()}
     if figures is not None:
-        from harness.report import fidelity_figures
-        from harness.results import MaskDiversity, Measured
+        from harness.report.figures import fidelity as fidelity_figures
+        from harness.results.schema import MaskDiversity, Measured
 
         figures.mkdir(parents=True, exist_ok=True)
-        shares = evidence.areas(a, b)
+        shares = figure_data.areas(a, b)
         lineage = read_images(synthetic).lineage
-        of_source = evidence.diversity(dict(zip(real_names, a, strict=True)), b, lineage) if lineage else None
+        of_source = figure_data.diversity(dict(zip(real_names, a, strict=True)), b, lineage) if lineage else None
         shown = Measured(
             synthetic, 0, real_areas=shares["real"], areas=shares["synthetic"], diversity=MaskDiversity.of(of_source)
         )
@@ -264,8 +264,8 @@ def agreement(
     """
     import tempfile
 
-    from harness.metrics.agreement import agreement as compare
-    from harness.metrics.pictures import read_pairs
+    from harness.metrics.fidelity.agreement import agreement as compare
+    from harness.metrics.inputs.places import read_pairs
 
     if trained and (segmenter or settings):
         raise DeclarationError("--trained brings its own segmenter; leave out --segmenter and --set, or --trained.")
@@ -287,7 +287,7 @@ def _trained_segmenter(
     plugin: str, settings: list[str], real: PairSet, steps: int, seed: int, device: torch.device, folder: str
 ) -> tuple[TrainedSegmenter, PairSet, dict[str, Any]]:
     """Train a segmenter; return it, the real pairs that it has not seen, and what is said of its training."""
-    from harness.metrics.agreement import train_on
+    from harness.learning.judge import train_on
 
     judge, named = _declared_segmenter(plugin, settings)
 
@@ -316,10 +316,10 @@ def _declared_segmenter(plugin: str, settings: list[str]) -> tuple[Segmenter, di
     """
     from pydantic import ValidationError
 
-    from harness.declaration import Document, Origin, apply_setting
-    from harness.plugins import load_plugin
-    from harness.study_file import describe_errors
-    from harness.weights import find
+    from harness.engine.check import describe_errors
+    from harness.plugins.registry import load_plugin
+    from harness.study.yaml_document import Document, Origin, apply_setting
+    from harness.weights.locate import find
 
     declared: dict[str, Any] = {"plugin": plugin or "smp"}
     if not plugin:
@@ -345,15 +345,15 @@ def _stored_segmenter(
     Raises:
         DataError: no train result, or several, have a key that starts so; or it has seen all real pairs.
     """
-    from harness.metrics.agreement import TrainedSegmenter
-    from harness.plugins import load_plugin
-    from harness.store import Store
+    from harness.metrics.fidelity.agreement import TrainedSegmenter
+    from harness.plugins.registry import load_plugin
+    from harness.store.results import Store
 
     found = [r for r in Store().results() if r.record["kind"] == "train" and r.key.startswith(key)]
     if len(found) != 1:
         raise DataError(f"{len(found)} stored train results have keys that start with {key!r}; give the key of one.")
     (result,) = found
-    attached = result.record["attachments"]
+    attached = result.record["runtime"]
     judge = load_plugin("segmenters", attached["target"]).create(**attached["plugin-parameters"])
     seen = json.loads((result.folder / "seen.json").read_text())
     unseen = [name for name in real.ids if name not in seen]
@@ -386,29 +386,29 @@ def memorisation(
 
     The figure shows the closest pairs.
     """
-    from harness.metrics import evidence
-    from harness.metrics.memorisation import DESCRIPTION, describe
-    from harness.metrics.memorisation import memorisation as compare
-    from harness.metrics.pictures import read_images
-    from harness.metrics.thumbnails import thumbnails
+    from harness.metrics.fidelity import figure_data
+    from harness.metrics.fidelity.memorisation import DESCRIPTION, describe
+    from harness.metrics.fidelity.memorisation import memorisation as compare
+    from harness.metrics.fidelity.thumbnails import thumbnails
+    from harness.metrics.inputs.places import read_images
 
     training, made = read_images(real), read_images(synthetic)
-    others = None if held_out is None else describe(read_images(held_out).images, keep=True)
-    found = compare(describe(training.images, keep=True), describe(made.images, keep=True), others)
+    others = None if held_out is None else describe(read_images(held_out).images, cache=True)
+    found = compare(describe(training.images, cache=True), describe(made.images, cache=True), others)
     closest = [
         {"synthetic": made.names[i], "real": training.names[j], "distance": float(found.distances[i])}
         for i, j in found.closest_pairs()
     ]
     if figures is not None:
-        from harness.report.fidelity_figures import closest_figure
-        from harness.results import ClosestPairs, Measured
+        from harness.report.figures.fidelity import closest_figure
+        from harness.results.schema import ClosestPairs, Measured
 
         figures.mkdir(parents=True, exist_ok=True)
         sets = [
             (pictures.names, lambda at, p=pictures: thumbnails([p.images[int(i)] for i in at], 128).astype("uint8"))
             for pictures in (made, training)
         ]
-        pairs = ClosestPairs.of(evidence.closest(found.distances, found.nearest, sets[0], sets[1]))
+        pairs = ClosestPairs.of(figure_data.closest(found.distances, found.nearest, sets[0], sets[1]))
         closest_figure(Measured(synthetic, 0, copies=found.copies, closest=pairs), figures / "closest")
     shares = {"memorisation": found.closer, "copied": found.copied, "copied-p-value": found.p_value}
     flag = {**shares, "exact-copies": found.exact, "copies": found.copies}

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 import typer
 
 from harness.errors import PluginError, nearest
-from harness.plugins import KINDS, Kind, Plugin, load_plugin, registry
+from harness.plugins.contract import KINDS, Kind, Plugin
+from harness.plugins.registry import load_plugin, registry
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -133,7 +134,7 @@ def _find_by_class(target: str) -> tuple[Kind, type[Plugin]]:
     if telling:
         raise telling[0]
     raise PluginError(
-        f"{target!r} is no plugin: its class must derive from Generator, Refiner or Segmenter of harness.plugins."
+        f"{target!r} is no plugin: its class must derive from Generator, Refiner or Segmenter of harness.learning."
     )
 
 

@@ -21,7 +21,7 @@ def render(
 ) -> None:
     """Render a study's report from what is stored now. Trains nothing; holes are marked."""
     from harness.cli.study import command_line, planned_study
-    from harness.collect import collect
+    from harness.engine.collect import collect
     from harness.home import reports_folder
     from harness.report.render import render as render_report
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.executors import Executor
-    from harness.plan import Plan
-    from harness.run import Summary
-    from harness.store import Store
+    from harness.engine.executors import Executor
+    from harness.engine.plan import Plan
+    from harness.engine.run import Summary
+    from harness.store.results import Store
 
 
 def run_shown(
@@ -33,14 +33,14 @@ def run_shown(
         stages: how many stages the run is about, for progress.
         track: whether to mirror the run to MLflow.
         report: renders the report when the run has ended, and returns its page.
-        **options: of ``harness.run.run_plan``.
+        **options: of ``harness.engine.run.run_plan``.
 
     Returns:
         How the run ended, and the report's page.
     """
-    from harness.progress import ProgressDisplay
-    from harness.run import run_plan
-    from harness.stage import git_commit
+    from harness.engine.progress import ProgressDisplay
+    from harness.engine.run import run_plan
+    from harness.engine.worker import git_commit
 
     os.environ.setdefault("HARNESS_COMMIT", git_commit())
     mirror = None

@@ -25,7 +25,7 @@ def _megabytes(size: int) -> str:
 @app.command()
 def du(as_json: Json = False) -> None:
     """Show how much the results of each kind take."""
-    from harness.store import Store
+    from harness.store.results import Store
 
     store = Store()
     totals: dict[str, list[int]] = {}
@@ -56,7 +56,7 @@ def gc(
 
     Features of pictures belong to no study: those that nothing has read for a while go too.
     """
-    from harness.store import Store
+    from harness.store.results import Store
 
     store = Store()
     needed: set[str] = set()
@@ -97,7 +97,7 @@ def _stands_for(store: Any, key: str, needed: set[str]) -> bool:
 @app.command()
 def verify(as_json: Json = False) -> None:
     """Check that each stored result's key is the digest of its parts, and that its files are there."""
-    from harness.store import Store, digest
+    from harness.store.results import Store, digest
 
     broken = {}
     count = 0
@@ -124,8 +124,8 @@ def explain(
     stage: Annotated[str, typer.Argument(help="Label of a stage, or the start of its key.")], as_json: Json = False
 ) -> None:
     """Say which part of a stage's key differs from the nearest stored result."""
-    from harness.explain import differences, find_stage, nearest_result
-    from harness.store import Store
+    from harness.engine.key_diff import differences, find_stage, nearest_result
+    from harness.store.results import Store
 
     store = Store()
     key, planned = find_stage(store, stage)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from harness.plan import Plan, Stage
-    from harness.store import Store
+    from harness.engine.plan import Plan, Stage
+    from harness.store.results import Store
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -29,10 +29,10 @@ def _print_json(value: Any) -> None:
 @app.command("list")
 def list_command(as_json: Json = False) -> None:
     """List the studies with their titles and profiles."""
-    from harness.declaration import read_document
     from harness.errors import DeclarationError
-    from harness.study import Study
-    from harness.study_file import list_studies
+    from harness.study.find import list_studies
+    from harness.study.schema import Study
+    from harness.study.yaml_document import read_document
 
     rows = []
     for name, path in list_studies().items():
@@ -54,8 +54,8 @@ def list_command(as_json: Json = False) -> None:
 @app.command()
 def show(name: Name, profile: Profile = None, settings: Settings = None, as_json: Json = False) -> None:
     """Check a study and show it as it will run: extended, with profile and settings applied, recipes expanded."""
-    from harness.study import expand_recipes
-    from harness.study_file import load_study
+    from harness.engine.load import load_study
+    from harness.study.expand import expand_recipes
 
     loaded = load_study(name, profile, tuple(settings or ()))
     shown = {
@@ -79,16 +79,16 @@ def planned_study(
     name: str, profile: str | None, settings: list[str] | None, accept_code: bool = False, keep: bool = False
 ) -> tuple[Plan, Store]:
     """Return a study's plan and the store; note it for ``store explain``, and, to ``keep`` it, for ``store gc``."""
-    from harness.plan import build_plan
-    from harness.store import Store, write_json
-    from harness.study_file import load_study
+    from harness.engine.load import load_study
+    from harness.engine.plan import build_plan
+    from harness.store.results import Store, write_json
 
     plan = build_plan(load_study(name, profile, tuple(settings or ())))
     store = Store()
     if accept_code:
         for stage in plan.stages.values():
             if store.find(stage.kind, stage.key) is None:
-                store.accept(stage.key, stage.identity, stage.kind)
+                store.accept(stage.key, stage.key_without_code, stage.kind)
     stages = {
         stage.key: {"label": stage.label, "kind": stage.kind, "parts": stage.parts} for stage in plan.stages.values()
     }
@@ -106,8 +106,8 @@ def _state(stage: Stage, store: Store) -> str:
 
 
 def _states(plan: Plan, store: Store, only: list[str] | None) -> list[tuple[Stage, str]]:
+    from harness.engine.run import targets
     from harness.errors import DeclarationError
-    from harness.run import targets
 
     keys = plan.needed(targets(plan, only or ()))
     if only and not keys:
@@ -131,9 +131,9 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Show the stages, which are stored already, and how long the rest should take. Runs nothing."""
-    from harness.estimate import estimate_seconds, in_words
-    from harness.executors import make_executor
-    from harness.plan import missing_weights
+    from harness.engine.estimate import estimate_seconds, in_words
+    from harness.engine.executors import make_executor
+    from harness.engine.preflight import missing_weights
 
     running = make_executor(executor, jobs)
     at_once = running.free("train")
@@ -170,10 +170,10 @@ def run(
 ) -> None:
     """Run what has no result yet, then render the report. The same command again resumes."""
     from harness.cli.running import run_shown
-    from harness.collect import collect
+    from harness.engine.collect import collect
+    from harness.engine.executors import make_executor
+    from harness.engine.preflight import missing_weights
     from harness.errors import DeclarationError
-    from harness.executors import make_executor
-    from harness.plan import missing_weights
     from harness.report.render import render
 
     planned, store = planned_study(name, profile, settings, accept_code, keep=True)
@@ -232,8 +232,8 @@ def _report_folder(plan: Plan) -> Any:
 @app.command()
 def status(name: Name, profile: Profile = None, settings: Settings = None, as_json: Json = False) -> None:
     """Say what is done, running, failed and left, and how long the rest should take."""
-    from harness.estimate import estimate_seconds, in_words
-    from harness.executors import make_executor
+    from harness.engine.estimate import estimate_seconds, in_words
+    from harness.engine.executors import make_executor
 
     planned, store = planned_study(name, profile, settings)
     states = _states(planned, store, None)
@@ -267,6 +267,6 @@ def status(name: Name, profile: Profile = None, settings: Settings = None, as_js
 @app.command()
 def schema() -> None:
     """Print the JSON schema of a study, for completion in editors."""
-    from harness.study_file import study_schema
+    from harness.engine.load import study_schema
 
     print(study_schema())

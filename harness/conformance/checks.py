@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harness.data.pairs import PairSet
-from harness.plugins import Sample
+from harness.plugins.contract import Sample
 
 #: Seeds that plugins are tried with: small, large, and in no order.
 SEEDS = np.array([11, 4, 2**40 + 3, 0, 7, 123_456_789, 1], np.int64)

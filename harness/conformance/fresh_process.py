@@ -13,7 +13,8 @@ import numpy as np
 
 from harness.conformance.checks import Broken
 from harness.data.pairs import PairSet
-from harness.plugins import Checkpoint, Sample, SampleContext, load_plugin
+from harness.plugins.contract import Checkpoint, Sample, SampleContext
+from harness.plugins.registry import load_plugin
 
 
 def target_of(plugin: type[Any]) -> str:

@@ -23,9 +23,9 @@ from harness.conformance.checks import (
 )
 from harness.conformance.fresh_process import in_fresh_process, target_of
 from harness.data.pairs import PairSet
-from harness.fitting import LocalFitContext, run_fit
-from harness.plugins import Checkpoint, Generator, Sample, SampleContext
-from harness.stages.running import sampled_pairs
+from harness.engine.stages.running import sampled_pairs
+from harness.learning.work_folder import WorkFolder, run_fit
+from harness.plugins.contract import Checkpoint, Generator, Sample, SampleContext
 
 _FEWEST_SAVES = 3
 _MODELS = 3  # pairs that a generator of one model a pair is fitted on: the fewest that tell taking turns from swapping
@@ -36,7 +36,7 @@ class _Killed(BaseException):
     """Ends a fit the way a kill does: no handler of ordinary exceptions sees it."""
 
 
-class _WatchedContext(LocalFitContext):
+class _WatchedContext(WorkFolder):
     """Counts how often a fit asks to save, lets it save once, and kills it once."""
 
     def __init__(self, folder: Path, *, save_at: int = 0, kill_at: int = 0) -> None:

@@ -20,7 +20,7 @@ from harness.conformance.checks import (
 )
 from harness.conformance.fresh_process import in_fresh_process, target_of
 from harness.data.pairs import PairSet
-from harness.plugins import Refiner, Sample, SampleContext
+from harness.plugins.contract import Refiner, Sample, SampleContext
 
 _ALL = list(range(len(SEEDS)))
 

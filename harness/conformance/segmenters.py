@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.conformance.checks import Checks, drawn_pairs, example_values, require
-from harness.plugins import Segmenter
+from harness.plugins.contract import Segmenter
 
 if TYPE_CHECKING:
     import torch

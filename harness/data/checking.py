@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness.data import decoding, duplicates
-from harness.data.datasets import Dataset, Entry, PhantomDataset
+from harness.data.datasets import Dataset, PhantomDataset
+from harness.data.entry import Entry
 from harness.data.importing import content_hash
 from harness.errors import DataError
 

@@ -17,16 +17,8 @@ from numpy.typing import NDArray
 
 from harness.data import decoding, duplicates
 from harness.data.archives import Origin, open_origin
-from harness.data.datasets import (
-    INDEX,
-    THUMBNAILS,
-    Dataset,
-    Entry,
-    NearDuplicate,
-    fingerprint_of,
-    read_index,
-    write_index,
-)
+from harness.data.datasets import INDEX, THUMBNAILS, Dataset, NearDuplicate, fingerprint_of, read_index, write_index
+from harness.data.entry import Entry
 from harness.data.sources import COMMON_LAYOUTS, FOLDER, PHANTOM, SOURCES, Source
 from harness.errors import DataError, nearest
 from harness.home import data_folder

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from harness.data import decoding, duplicates, phantom
-from harness.data.datasets import Entry
+from harness.data.entry import Entry
 
 #: Frames are looked at this small for the index: polyp fraction and perceptual hash hardly change with size.
 _INDEX_SIZE = 64

@@ -1,1 +1,1 @@
-"""Segmentation and fidelity metrics, each with its source."""
+"""What is measured of segmentations and of synthetic sets. Imports ``weights``, ``store`` and ``data``."""

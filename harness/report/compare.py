@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import DeclarationError
-from harness.report.names import metric_with_reduction, number, signed
-from harness.results import COLUMNS
+from harness.report.format import metric_with_reduction, number, signed
+from harness.results.schema import COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.report.fidelity_tables import describe_copies
-from harness.report.names import REDUCTIONS, metric_name
+from harness.report.format import REDUCTIONS, metric_name
+from harness.report.tables.fidelity import describe_copies
 from harness.report.wording import (
     answer,
     completeness,
@@ -22,8 +22,8 @@ from harness.report.wording import (
 from harness.stats.study import RULES
 
 if TYPE_CHECKING:
-    from harness.report.table import Table
-    from harness.results import StudyResults
+    from harness.report.tables.table import Table
+    from harness.results.schema import StudyResults
     from harness.stats import Effect, Score
 
 

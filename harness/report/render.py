@@ -10,20 +10,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import HarnessError
-from harness.report import by_real_figures, fidelity_figures, figures, mask_to_image_figures, pictures
-from harness.report.fidelity_tables import fidelity_tables, mask_table, memorisation_table
-from harness.report.measurements import largest_fits
-from harness.report.names import FIGURES, TABLES
+from harness.report.figures import conditioning as mask_to_image_figures
+from harness.report.figures import fidelity as fidelity_figures
+from harness.report.figures import image_grids as pictures
+from harness.report.figures import learning_curves as by_real_figures
+from harness.report.figures import scores as figures
+from harness.report.format import FIGURES, TABLES
 from harness.report.page import FigureFile, pages
-from harness.report.published import published_tables
-from harness.report.results_csv import results_csv
-from harness.report.score_tables import all_scores, comparison_table, score_tables
-from harness.report.selection_tables import selection_tables
+from harness.report.papers.tables import published_tables
+from harness.report.tables.fidelity import fidelity_tables, mask_table, memorisation_table
+from harness.report.tables.fidelity_rows import largest_fits
+from harness.report.tables.scores import all_scores, comparison_table, score_tables
+from harness.report.tables.selection import selection_tables
+from harness.results.results_csv import results_csv
 from harness.stats.study import effects, scores
 
 if TYPE_CHECKING:
-    from harness.report.table import Table
-    from harness.results import MadeFrom, StudyResults
+    from harness.report.tables.table import Table
+    from harness.results.schema import MadeFrom, StudyResults
     from harness.stats import Effect, Score
 
 

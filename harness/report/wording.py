@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.report.names import REDUCTIONS, interval, metric_name, number, p_value, signed
+from harness.report.format import REDUCTIONS, interval, metric_name, number, p_value, signed
 
 if TYPE_CHECKING:
-    from harness.results import StudyResults
+    from harness.results.schema import StudyResults
     from harness.stats import Effect
 
 

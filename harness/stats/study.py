@@ -13,7 +13,7 @@ from harness.stats.resampling import DRAWS, Estimate, estimate, holm, smallest_d
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.results import StudyResults
+    from harness.results.schema import StudyResults
 
 Verdict = Literal["helps", "hurts", "no evidence either way", "not comparable"]
 

@@ -21,7 +21,7 @@ class GeneratorModel(PythonModel):
 
     def load_context(self, context):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
         """Open the checkpoint."""
-        from harness.tracking.fitted_generator import FittedGenerator
+        from harness.engine.fitted_generator import FittedGenerator
 
         self.fitted = FittedGenerator.load(Path(context.artifacts["generator"]))
 
@@ -29,7 +29,7 @@ class GeneratorModel(PythonModel):
         """Return a dict a pair: ``seed``, ``image`` uint8 (H, W, 3) or None, ``mask`` uint8 (H, W), ``lineage``."""
         import numpy as np
 
-        from harness.stage import choose_device
+        from harness.learning.devices import choose_device
 
         table = pd.DataFrame(model_input)
         if "seed" not in table:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.plan import Plan, Stage
-from harness.run import Summary
-from harness.store import Result, Store
+from harness.engine.plan import Plan, Stage
+from harness.engine.run import Summary
+from harness.store.results import Result, Store
 
 if TYPE_CHECKING:
     from harness.tracking.study_runs import StudyRuns

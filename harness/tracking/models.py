@@ -6,9 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.engine.fitted_generator import FittedGenerator
 from harness.errors import HarnessError
 from harness.tracking.connection import connect, one_line, tracking_uri
-from harness.tracking.fitted_generator import FittedGenerator
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

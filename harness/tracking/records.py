@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.plan import Cell, Plan, Stage
-from harness.store import Result
+from harness.engine.plan import Cell, Plan, Stage
+from harness.store.results import Result
 
 #: Limits of MLflow 3.17.
 LONGEST_NAME = 250

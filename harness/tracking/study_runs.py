@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.plan import Plan, Stage
-from harness.plugins import load_plugin
-from harness.run import Summary
-from harness.stage import git_commit
-from harness.store import Result, Store, digest
+from harness.engine.fitted_generator import FittedGenerator
+from harness.engine.plan import Plan, Stage
+from harness.engine.run import Summary
+from harness.engine.worker import git_commit
+from harness.plugins.registry import load_plugin
+from harness.store.results import Result, Store, digest
 from harness.tracking import records
 from harness.tracking.connection import artifact_location, connect, locked, tracking_uri
-from harness.tracking.fitted_generator import FittedGenerator
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -366,10 +366,10 @@ class StudyRuns:
         if stage.kind == "fit" and stage.key in self._selections_of:
             return
         fit = result if stage.kind == "fit" else self.store.find("fit", stage.inputs["fit"][0])
-        if fit is None or not load_plugin("generators", stage.attachments["target"]).card.learns:
+        if fit is None or not load_plugin("generators", stage.runtime["target"]).card.learns:
             return
         selection = result if stage.kind == "select" else None
-        plugin = (stage.attachments["target"], stage.attachments["plugin-parameters"])
+        plugin = (stage.runtime["target"], stage.runtime["plugin-parameters"])
         fitted = FittedGenerator.from_store(self.store, fit, selection, pictures=False, plugin=plugin)
         log_generator(self.client, self.experiment, run.id, fitted)
         run.models = 1

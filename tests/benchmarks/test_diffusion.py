@@ -144,11 +144,11 @@ def run_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 def test_samplers_are_compared_by_what_they_make_of_the_same_seeds(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from harness.metrics.frechet import frechet_distance
-    from harness.metrics.networks import network_named
-    from harness.metrics.pictures import read_pairs
-    from harness.metrics.sim import similarity
-    from harness.plugins import Checkpoint, SampleContext
+    from harness.metrics.features.networks import network_named
+    from harness.metrics.fidelity.frechet import frechet_distance
+    from harness.metrics.fidelity.sim import similarity
+    from harness.metrics.inputs.places import read_pairs
+    from harness.plugins.contract import Checkpoint, SampleContext
 
     real = write_pairs(tmp_path / "real", 20)
     own = f"{Path(__file__)}:MeanColours"

@@ -9,7 +9,8 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from harness.data import splits
-from harness.data.datasets import Dataset, Entry, fingerprint_of
+from harness.data.datasets import Dataset, fingerprint_of
+from harness.data.entry import Entry
 from harness.data.splits import ROLES, Split, make_splits, named_splits, read_manifest, subset_order, write_manifest
 from harness.errors import DataError
 

@@ -9,7 +9,7 @@ from kornia.color import rgb_to_lab as kornia_rgb_to_lab
 
 from generators.colour_transfer import ColourTransfer, lab_to_rgb, rgb_to_lab, transfer_colour
 from harness.conformance import drawn_pairs
-from harness.plugins import SampleContext
+from harness.plugins.contract import SampleContext
 
 
 def random_images(seed, count=3, size=16):

@@ -13,7 +13,7 @@ from generators.copy_paste import CopyPaste, _move, _spread
 from harness.conformance import drawn_pairs
 from harness.data.pairs import PairSet
 from harness.errors import HarnessError
-from harness.plugins import Checkpoint, SampleContext
+from harness.plugins.contract import Checkpoint, SampleContext
 
 PAIRS = drawn_pairs(16, 48)
 

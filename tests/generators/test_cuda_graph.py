@@ -26,9 +26,10 @@ from generators.mask_ddpm import MaskDDPMParameters
 from generators.singan_seg import SinGANSegParameters
 from generators.singan_seg.batch import ModelBatch
 from harness.conformance import drawn_pairs
-from harness.fitting import LocalFitContext, run_fit
-from harness.perceptual import VGG, PerceptualNetwork
-from harness.plugins import Checkpoint, load_plugin
+from harness.learning.perceptual import VGG, PerceptualNetwork
+from harness.learning.work_folder import WorkFolder, run_fit
+from harness.plugins.contract import Checkpoint
+from harness.plugins.registry import load_plugin
 
 CPU = torch.device("cpu")
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -211,7 +212,7 @@ class Kill(BaseException):
     """Ends a fit as the operating system would."""
 
 
-class Counting(LocalFitContext):
+class Counting(WorkFolder):
     """Counts the steps of a fit, and saves no state."""
 
     steps = 0

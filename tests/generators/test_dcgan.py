@@ -8,8 +8,8 @@ from scipy.stats import wasserstein_distance
 from generators.dcgan import DCGAN
 from generators.dcgan_networks import DCGANGenerator, discriminator_network
 from harness.conformance import drawn_pairs
-from harness.fitting import LocalFitContext, run_fit
-from harness.plugins import SampleContext
+from harness.learning.work_folder import WorkFolder, run_fit
+from harness.plugins.contract import SampleContext
 
 CPU = torch.device("cpu")
 
@@ -41,7 +41,7 @@ def test_every_size(size, normalisation, doubling):
 def test_losses_and_normalisations_train(tmp_path, loss):
     pairs = drawn_pairs(6, 32)
     values = {**DCGAN.example(), "loss": loss, "discriminator_normalisation": "spectral", "epochs": 5}
-    opened = LocalFitContext(tmp_path, CPU, 0)
+    opened = WorkFolder(tmp_path, CPU, 0)
     (*_, last) = run_fit(DCGAN.create(**values), pairs, opened)
     assert last.step == 8
     assert {"discriminator-loss", "generator-loss"} <= {row["name"] for row in opened.metrics()}
@@ -52,7 +52,7 @@ def test_a_fit_learns_mask_areas_and_colours(tmp_path):
     pairs = drawn_pairs(64, 32)
     values = {"steps": 600, "checkpoints": [1], "latent": 16, "batch_size": 16, "ema": 0.98}
     values |= {"generator_features": 12, "discriminator_features": 12}
-    first, last = run_fit(DCGAN.create(**values), pairs, LocalFitContext(tmp_path, CPU, 0))
+    first, last = run_fit(DCGAN.create(**values), pairs, WorkFolder(tmp_path, CPU, 0))
 
     def distances(checkpoint):
         made = DCGAN.create(**values).sample(checkpoint, np.arange(64), SampleContext(CPU, pairs))

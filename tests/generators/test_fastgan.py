@@ -173,15 +173,15 @@ def test_the_perceptual_network_of_this_machine_is_part_of_the_key(monkeypatch, 
     generator = FastGAN.create(reconstruction=reconstruction)
     told = []
     for found in (None, SimpleNamespace(sha256="abc"), SimpleNamespace(sha256="def")):
-        monkeypatch.setattr("harness.weights.perceptual_weights", lambda found=found: found)
-        told.append(str(generator.surroundings()))
+        monkeypatch.setattr("harness.weights.locate.perceptual_weights", lambda found=found: found)
+        told.append(str(generator.environment_key()))
     assert len(set(told)) == (3 if reconstruction == "perceptual" else 1)
 
 
 def test_without_a_perceptual_network_pixels_are_compared_and_the_report_says_so(monkeypatch):
     notes = []
     fitting = SimpleNamespace(device=CPU, seed=0, note=notes.append)
-    monkeypatch.setattr("harness.perceptual.perceptual_weights", lambda: None)
+    monkeypatch.setattr("harness.learning.perceptual.perceptual_weights", lambda: None)
     distance = FastGAN.create()._distance(fitting)
     assert distance(torch.zeros(2, 3, 8, 8), torch.ones(2, 3, 8, 8)).tolist() == [1.0, 1.0]
     assert "pixel by pixel" in notes[0]

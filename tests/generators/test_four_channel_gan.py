@@ -25,9 +25,9 @@ from generators.randomness import draw_flips, flip, seeded
 from generators.specks import without_specks
 from harness.conformance import drawn_pairs
 from harness.errors import HarnessError, OutOfMemory
-from harness.fitting import LocalFitContext, run_fit
-from harness.plugins import SampleContext
-from harness.precision import precision_of
+from harness.learning.precision import precision_of
+from harness.learning.work_folder import WorkFolder, run_fit
+from harness.plugins.contract import SampleContext
 
 GANS = [DCGAN, ProGAN, FastGAN]
 CPU = torch.device("cpu")
@@ -40,7 +40,7 @@ def values(plugin, **more):
 
 
 def context(folder, seed=0, **options):
-    return LocalFitContext(folder, CPU, seed, **options)
+    return WorkFolder(folder, CPU, seed, **options)
 
 
 def fit(plugin, folder, pairs, seed=0, **more):
@@ -88,7 +88,7 @@ def test_a_killed_fit_resumes_bit_equal(plugin, tmp_path, setting):
     class Kill(BaseException):
         pass
 
-    class Killing(LocalFitContext):
+    class Killing(WorkFolder):
         calls = 0
 
         def should_save(self):

@@ -20,8 +20,8 @@ from generators.diffusion.training import DiffusionTraining
 from generators.mask_ddpm import MaskDDPM
 from harness.conformance import drawn_pairs
 from harness.errors import HarnessError, OutOfMemory
-from harness.fitting import LocalFitContext, run_fit
-from harness.plugins import Checkpoint, SampleContext
+from harness.learning.work_folder import WorkFolder, run_fit
+from harness.plugins.contract import Checkpoint, SampleContext
 
 CPU = torch.device("cpu")
 PAIRS = drawn_pairs(6, 16)
@@ -39,8 +39,8 @@ SMALL: dict[str, Any] = {
 }
 
 
-def fit(folder: Path, seed: int = 0, **more: Any) -> tuple[list[Checkpoint], LocalFitContext]:
-    opened = LocalFitContext(folder, CPU, seed)
+def fit(folder: Path, seed: int = 0, **more: Any) -> tuple[list[Checkpoint], WorkFolder]:
+    opened = WorkFolder(folder, CPU, seed)
     return run_fit(MaskDDPM.create(**{**SMALL, **more}), PAIRS, opened), opened
 
 
@@ -54,12 +54,12 @@ def weights(checkpoint: Checkpoint) -> bytes:
     return (checkpoint.folder / "denoiser.safetensors").read_bytes()
 
 
-def logged(opened: LocalFitContext) -> dict[tuple[str, int], float]:
+def logged(opened: WorkFolder) -> dict[tuple[str, int], float]:
     """Return what is logged, but for the one thing that depends on the clock."""
     return {(r["name"], r["step"]): r["value"] for r in opened.metrics() if r["name"] != "images-per-second"}
 
 
-def pictures(opened: LocalFitContext) -> dict[str, bytes]:
+def pictures(opened: WorkFolder) -> dict[str, bytes]:
     root = opened.folder / "images"
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*.png"))}
 
@@ -89,7 +89,7 @@ class Kill(BaseException):
     pass
 
 
-class Killing(LocalFitContext):
+class Killing(WorkFolder):
     """Saves when it is asked for the n-th time, and kills the fit when it is asked next."""
 
     def __init__(self, folder: Path, at: int) -> None:
@@ -118,13 +118,13 @@ STATEFUL: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Checkpoint], LocalFitContext]:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Checkpoint], WorkFolder]:
     return fit(tmp_path_factory.mktemp("whole"), seed=1, **STATEFUL)
 
 
 @pytest.mark.parametrize("at", [1, 7, 12])
 def test_a_killed_fit_resumes_bit_equal(
-    tmp_path: Path, uninterrupted: tuple[list[Checkpoint], LocalFitContext], at: int
+    tmp_path: Path, uninterrupted: tuple[list[Checkpoint], WorkFolder], at: int
 ) -> None:
     with pytest.raises(Kill):
         run_fit(MaskDDPM.create(**{**SMALL, **STATEFUL}), PAIRS, Killing(tmp_path, at))
@@ -220,10 +220,10 @@ def test_wrong_sizes_are_told_in_a_sentence(tmp_path: Path) -> None:
         r"mask-ddpm with network tiny \(2 levels, patches of 2\) needs pairs of a side that is a multiple of 4, got 18"
     )
     with pytest.raises(HarnessError, match=said):
-        run_fit(MaskDDPM.create(**SMALL, patch=2), pairs, LocalFitContext(tmp_path, CPU, 0))
+        run_fit(MaskDDPM.create(**SMALL, patch=2), pairs, WorkFolder(tmp_path, CPU, 0))
     wide = type(pairs)(pairs.images[:, :16], pairs.masks[:, :16], pairs.ids, pairs.groups, pairs.lineage)
     with pytest.raises(HarnessError, match="mask-ddpm makes squares, and the training pairs are 18 x 16 px"):
-        run_fit(MaskDDPM.create(**SMALL), wide, LocalFitContext(tmp_path, CPU, 0))
+        run_fit(MaskDDPM.create(**SMALL), wide, WorkFolder(tmp_path, CPU, 0))
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,13 @@ from PIL import Image
 from generators.mask_folder import MaskFolder
 from harness.conformance import check_plugin, drawn_pairs
 from harness.data.decoding import binarise, resize_mask
+from harness.engine.load import load_study
+from harness.engine.plan import Plan, build_plan
+from harness.engine.preflight import missing_weights
+from harness.engine.stages.running import pool_seeds
 from harness.errors import HarnessError
-from harness.fitting import LocalFitContext, run_fit
-from harness.plan import Plan, build_plan, missing_weights
-from harness.plugins import Checkpoint, SampleContext
-from harness.stages.running import pool_seeds
-from harness.study_file import load_study
+from harness.learning.work_folder import WorkFolder, run_fit
+from harness.plugins.contract import Checkpoint, SampleContext
 
 CPU = torch.device("cpu")
 
@@ -45,8 +46,8 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def fitted(folder: Path, work: Path, geometry: str = "squash", size: int = 30) -> tuple[Checkpoint, LocalFitContext]:
-    context = LocalFitContext(work, CPU, 0)
+def fitted(folder: Path, work: Path, geometry: str = "squash", size: int = 30) -> tuple[Checkpoint, WorkFolder]:
+    context = WorkFolder(work, CPU, 0)
     context.geometry = geometry  # type: ignore[assignment]
     (checkpoint,) = run_fit(MaskFolder.create(path=str(folder)), drawn_pairs(2, size), context)
     return checkpoint, context
@@ -99,16 +100,16 @@ def test_every_report_is_told_that_nothing_is_known_of_them(folder: Path, tmp_pa
 
 
 def test_what_cannot_be_read_is_told(folder: Path, tmp_path: Path) -> None:
-    assert MaskFolder.create(path=str(folder)).lacks() == []
+    assert MaskFolder.create(path=str(folder)).missing_requirements() == []
     gone = str(tmp_path / "gone")
-    (sentence,) = MaskFolder.create(path=gone).lacks()
+    (sentence,) = MaskFolder.create(path=gone).missing_requirements()
     assert sentence == f"mask-folder finds no folder {gone}; give path a folder of masks."
     (tmp_path / "empty").mkdir()
-    (sentence,) = MaskFolder.create(path=str(tmp_path / "empty")).lacks()
+    (sentence,) = MaskFolder.create(path=str(tmp_path / "empty")).missing_requirements()
     assert "finds no pictures" in sentence
     Image.fromarray(np.arange(2400, dtype=np.uint8).reshape(40, 60)).save(folder / "grey.png")
     (folder / "torn.png").write_bytes((folder / "b.png").read_bytes()[:60])
-    (sentence,) = MaskFolder.create(path=str(folder)).lacks()
+    (sentence,) = MaskFolder.create(path=str(folder)).missing_requirements()
     assert sentence.startswith(f"The mask {folder}/grey.png is not a binary mask")
     assert sentence.endswith("(2 such files)")
     with pytest.raises(HarnessError, match=r"grey\.png is not a binary mask"):
@@ -159,11 +160,11 @@ def test_a_missing_folder_is_told_before_anything_runs(temp_study: Any, tmp_path
 
 
 def test_its_masks_feed_a_pipeline_and_the_report_says_where_they_are_from(temp_study: Any, folder: Path) -> None:
-    from harness.collect import collect
     from harness.data.pairs import PairSet
-    from harness.executors import make_executor
-    from harness.run import run_plan
-    from harness.store import Store
+    from harness.engine.collect import collect
+    from harness.engine.executors import make_executor
+    from harness.engine.run import run_plan
+    from harness.store.results import Store
 
     plan, store = planned(temp_study, folder), Store()
     assert run_plan(plan, store, make_executor("in-process", None)).complete

@@ -23,9 +23,9 @@ from generators.first_stage.reconstruction import psnr, reconstruct, ssim
 from generators.mask_ldm import MaskLDM
 from harness.conformance import drawn_pairs
 from harness.errors import HarnessError, OutOfMemory, WeightsError
-from harness.fitting import LocalFitContext, run_fit
-from harness.perceptual import VGG, PerceptualNetwork
-from harness.plugins import Checkpoint, SampleContext
+from harness.learning.perceptual import VGG, PerceptualNetwork
+from harness.learning.work_folder import WorkFolder, run_fit
+from harness.plugins.contract import Checkpoint, SampleContext
 
 CPU = torch.device("cpu")
 PAIRS = drawn_pairs(6, 16)
@@ -58,8 +58,8 @@ SMALL: dict[str, Any] = {
 PIXELS: dict[str, Any] = {**SMALL, "first_stage": None, "attention": (8,)}
 
 
-def fit(folder: Path, values: dict[str, Any], seed: int = 0) -> tuple[list[Checkpoint], LocalFitContext]:
-    opened = LocalFitContext(folder, CPU, seed)
+def fit(folder: Path, values: dict[str, Any], seed: int = 0) -> tuple[list[Checkpoint], WorkFolder]:
+    opened = WorkFolder(folder, CPU, seed)
     return run_fit(MaskLDM.create(**values), PAIRS, opened), opened
 
 
@@ -74,12 +74,12 @@ def weights(checkpoint: Checkpoint, name: str = "denoiser") -> bytes:
     return (checkpoint.folder / f"{name}.safetensors").read_bytes()
 
 
-def logged(opened: LocalFitContext) -> dict[tuple[str, int], float]:
+def logged(opened: WorkFolder) -> dict[tuple[str, int], float]:
     """Return what is logged, but for what depends on the clock."""
     return {(r["name"], r["step"]): r["value"] for r in opened.metrics() if "images-per-second" not in r["name"]}
 
 
-def pictures(opened: LocalFitContext) -> dict[str, bytes]:
+def pictures(opened: WorkFolder) -> dict[str, bytes]:
     root = opened.folder / "images"
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*.png"))}
 
@@ -120,7 +120,7 @@ class Kill(BaseException):
     pass
 
 
-class Killing(LocalFitContext):
+class Killing(WorkFolder):
     """Saves when it is asked for the n-th time, and kills the fit when it is asked next.
 
     It can also kill the fit right after the first state that it saves unasked: that of a first stage that is done.
@@ -155,7 +155,7 @@ STATEFUL: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Checkpoint], LocalFitContext]]:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Checkpoint], WorkFolder]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reconstruction, "find", lambda name: None)
         patch.setattr("generators.diffusion.generator._GRID_STEPS", 2)
@@ -164,7 +164,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[li
 
 @pytest.mark.parametrize("at", [2, 4, None, 6, 8], ids=["first", "first-late", "between", "denoiser", "checkpoint"])
 def test_a_killed_fit_resumes_bit_equal(
-    tmp_path: Path, uninterrupted: tuple[list[Checkpoint], LocalFitContext], at: int | None
+    tmp_path: Path, uninterrupted: tuple[list[Checkpoint], WorkFolder], at: int | None
 ) -> None:
     with pytest.raises(Kill):
         run_fit(MaskLDM.create(**STATEFUL), PAIRS, Killing(tmp_path, at))
@@ -225,7 +225,7 @@ def test_pictures_depend_on_masks(tmp_path: Path, no_grids: None, monkeypatch: p
     told = drawn_pairs(24, 16)
     told = type(told)(images, masks, told.ids, told.groups, told.lineage)
     values = {**PIXELS, "steps": 80, "batch_size": 8, "learning_rate": 3e-3, "ema": 0.9, "patch": 2}
-    (checkpoint,) = run_fit(MaskLDM.create(**values), told, LocalFitContext(tmp_path, CPU, 0))
+    (checkpoint,) = run_fit(MaskLDM.create(**values), told, WorkFolder(tmp_path, CPU, 0))
     monkeypatch.undo()
     new = MASKS[MASKS.any((1, 2))][:8]
     made = sample(checkpoint, values, new).mean(axis=3)
@@ -354,7 +354,7 @@ def test_wrong_sizes_are_told_before_anything_is_trained(
 ) -> None:
     monkeypatch.setattr(training.FirstStageTraining, "__init__", None)
     with pytest.raises(HarnessError, match=said):
-        run_fit(MaskLDM.create(**values), drawn_pairs(2, size), LocalFitContext(tmp_path, CPU, 0))
+        run_fit(MaskLDM.create(**values), drawn_pairs(2, size), WorkFolder(tmp_path, CPU, 0))
 
 
 def test_checkpoints_beyond_the_end_are_told_before_anything_is_trained(

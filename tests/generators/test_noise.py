@@ -11,9 +11,9 @@ from scipy.stats import chisquare, norm
 from generators.noise import Noise
 from harness.conformance import check_plugin, drawn_pairs
 from harness.data.pairs import PairSet
+from harness.engine.fitted_generator import FittedGenerator
 from harness.errors import HarnessError
-from harness.fitting import LocalFitContext, run_fit
-from harness.tracking.fitted_generator import FittedGenerator
+from harness.learning.work_folder import WorkFolder, run_fit
 
 PAIRS = drawn_pairs(12, 32)
 CPU = torch.device("cpu")
@@ -25,7 +25,7 @@ def fitted(tmp_path):
 
     def fit(pairs=PAIRS, **values):
         generator = Noise.create(**values)
-        (checkpoint,) = run_fit(generator, pairs, LocalFitContext(tmp_path / str(len(values)), CPU, 0))
+        (checkpoint,) = run_fit(generator, pairs, WorkFolder(tmp_path / str(len(values)), CPU, 0))
         return FittedGenerator(generator, "noise", checkpoint, pairs, frozenset(), "", "")
 
     return fit

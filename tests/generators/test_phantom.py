@@ -10,12 +10,12 @@ from PIL import Image
 from generators.phantom import Phantom
 from harness.conformance import check_plugin, drawn_pairs
 from harness.data import phantom
+from harness.engine.fitted_generator import FittedGenerator
+from harness.engine.load import load_study
+from harness.engine.plan import build_plan
 from harness.errors import HarnessError
-from harness.fitting import LocalFitContext, run_fit
-from harness.plan import build_plan
-from harness.plugins import SampleContext
-from harness.study_file import load_study
-from harness.tracking.fitted_generator import FittedGenerator
+from harness.learning.work_folder import WorkFolder, run_fit
+from harness.plugins.contract import SampleContext
 
 CPU = torch.device("cpu")
 
@@ -26,7 +26,7 @@ def draw(tmp_path):
 
     def run(seeds, size=32, pairs=None):
         pairs = drawn_pairs(4, size) if pairs is None else pairs
-        (checkpoint,) = run_fit(Phantom.create(), pairs, LocalFitContext(tmp_path / "fit", CPU, 0))
+        (checkpoint,) = run_fit(Phantom.create(), pairs, WorkFolder(tmp_path / "fit", CPU, 0))
         return Phantom.create().sample(checkpoint, np.asarray(seeds, np.int64), SampleContext(CPU, pairs))
 
     return run
@@ -86,7 +86,7 @@ def test_a_pair_depends_on_its_seed_alone(draw):
 
 def test_it_has_seen_nothing_and_says_so(tmp_path):
     pairs = drawn_pairs(4)
-    context = LocalFitContext(tmp_path, CPU, 0)
+    context = WorkFolder(tmp_path, CPU, 0)
     (checkpoint,) = run_fit(Phantom.create(), pairs, context)
     found = FittedGenerator(Phantom.create(), "phantom", checkpoint, pairs, frozenset(), "", "")
     assert found.lineage(found.sample(np.arange(3), CPU)) == [frozenset()] * 3

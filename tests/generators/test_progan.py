@@ -21,7 +21,7 @@ from generators.progan_networks import (
 )
 from generators.randomness import seeded
 from harness.conformance import drawn_pairs
-from harness.fitting import LocalFitContext, run_fit
+from harness.learning.work_folder import WorkFolder, run_fit
 
 CPU = torch.device("cpu")
 
@@ -192,8 +192,8 @@ def test_the_game_has_the_losses_that_were_asked_for(loss):
 def test_a_checkpoint_in_the_middle_of_growth_makes_pictures_of_full_size(tmp_path, widest):
     pairs = drawn_pairs(6, 32)
     values = {**ProGAN.example(), "steps": 12, "checkpoints": [1, 12], "widest": widest}
-    first, last = run_fit(ProGAN.create(**values), pairs, LocalFitContext(tmp_path, CPU, 0))
-    from harness.plugins import SampleContext
+    first, last = run_fit(ProGAN.create(**values), pairs, WorkFolder(tmp_path, CPU, 0))
+    from harness.plugins.contract import SampleContext
 
     early = ProGAN.create(**values).sample(first, range(2), SampleContext(CPU, pairs))
     assert early.images.shape == (2, 32, 32, 3)

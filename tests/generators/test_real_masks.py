@@ -13,19 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from generators.real_masks import RealMasks
-from harness.augmentation import geometric_transform
 from harness.conformance import check_plugin, drawn_pairs
 from harness.data.pairs import PairSet
+from harness.engine.stages.running import pool_seeds
 from harness.errors import HarnessError
-from harness.fitting import LocalFitContext, run_fit
-from harness.plugins import Checkpoint, Sample, SampleContext
-from harness.stages.running import pool_seeds
+from harness.learning.augmentation import geometric_transform
+from harness.learning.work_folder import WorkFolder, run_fit
+from harness.plugins.contract import Checkpoint, Sample, SampleContext
 
 CPU = torch.device("cpu")
 
 
 def fitted(folder: Path, pairs: PairSet, seed: int = 0) -> Checkpoint:
-    (checkpoint,) = run_fit(RealMasks.create(), pairs, LocalFitContext(folder, CPU, seed))
+    (checkpoint,) = run_fit(RealMasks.create(), pairs, WorkFolder(folder, CPU, seed))
     return checkpoint
 
 

@@ -10,8 +10,8 @@ import torch
 from generators.resample import Resample
 from harness.conformance import drawn_pairs
 from harness.errors import HarnessError
-from harness.fitting import LocalFitContext, run_fit
-from harness.plugins import Checkpoint, SampleContext
+from harness.learning.work_folder import WorkFolder, run_fit
+from harness.plugins.contract import Checkpoint, SampleContext
 
 
 def resample(pairs, seeds, batch_size=64):
@@ -43,4 +43,4 @@ def test_image_and_mask_move_together():
 
 def test_no_pairs_is_an_error(tmp_path):
     with pytest.raises(HarnessError, match="no training pairs"):
-        run_fit(Resample.create(), drawn_pairs(2).take([]), LocalFitContext(tmp_path, torch.device("cpu"), 0))
+        run_fit(Resample.create(), drawn_pairs(2).take([]), WorkFolder(tmp_path, torch.device("cpu"), 0))

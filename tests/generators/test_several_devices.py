@@ -29,7 +29,7 @@ from generators.mask_ldm import MaskLDM
 from generators.several_devices import SeveralDevices, _cause, _Failure
 from harness.conformance import drawn_pairs
 from harness.errors import HarnessError, OutOfMemory
-from harness.fitting import LocalFitContext, run_fit
+from harness.learning.work_folder import WorkFolder, run_fit
 
 CPU = torch.device("cpu")
 PAIRS = drawn_pairs(6, 16)
@@ -46,8 +46,8 @@ SMALL: dict[str, Any] = {
 }
 
 
-def fit(plugin: Any, folder: Path, opened: LocalFitContext | None = None, **values: Any) -> Any:
-    opened = opened or LocalFitContext(folder, CPU, 1)
+def fit(plugin: Any, folder: Path, opened: WorkFolder | None = None, **values: Any) -> Any:
+    opened = opened or WorkFolder(folder, CPU, 1)
     checkpoints = run_fit(plugin.create(**{**SMALL, **values}), PAIRS, opened)
     logged = {(r["name"], r["step"]): r["value"] for r in opened.metrics() if "images-per-second" not in r["name"]}
     return load_file(checkpoints[-1].folder / "denoiser.safetensors"), logged
@@ -97,7 +97,7 @@ class Kill(BaseException):
     pass
 
 
-class Killing(LocalFitContext):
+class Killing(WorkFolder):
     """Saves after three steps, and kills the fit after four."""
 
     asked = 0
@@ -304,10 +304,10 @@ def test_a_study_that_wants_more_accelerators_than_there_are_is_refused(monkeypa
     asked = MaskDDPM.create(devices=3)
     assert asked.devices() == 3
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    assert asked.lacks() == ["devices: 3 asks for more accelerators than the 2 of this machine"]
-    assert MaskDDPM.create(devices=2).lacks() == []
+    assert asked.missing_requirements() == ["devices: 3 asks for more accelerators than the 2 of this machine"]
+    assert MaskDDPM.create(devices=2).missing_requirements() == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert asked.lacks() == []
+    assert asked.missing_requirements() == []
 
 
 def test_a_batch_has_a_pair_for_each_part_of_each_device() -> None:

@@ -21,8 +21,8 @@ from generators.singan_seg.sampling import Models
 from generators.singan_seg.training import BLOCK
 from harness.conformance import drawn_pairs
 from harness.errors import HarnessError
-from harness.fitting import LocalFitContext, run_fit
-from harness.plugins import SampleContext
+from harness.learning.work_folder import WorkFolder, run_fit
+from harness.plugins.contract import SampleContext
 
 CPU = torch.device("cpu")
 SMALL = {"features": 4, "together": 3, "epochs": 6, "decay_after": 0.5, "precision": "float32"}
@@ -373,7 +373,7 @@ def test_it_learns_to_rebuild_its_picture():
 # the contract
 
 
-def context(folder, kind=LocalFitContext):
+def context(folder, kind=WorkFolder):
     return kind(folder, CPU, 1)
 
 
@@ -455,7 +455,7 @@ def test_a_killed_fit_resumes_bit_equal(tmp_path, setting, killed_at):
     class Kill(BaseException):
         pass
 
-    class Killing(LocalFitContext):
+    class Killing(WorkFolder):
         calls = 0
 
         def should_save(self):
@@ -486,7 +486,7 @@ def test_pairs_that_are_too_small_are_refused(tmp_path):
 
 
 def test_a_broken_checkpoint_is_a_sentence(fitted, tmp_path):
-    from harness.plugins import Checkpoint
+    from harness.plugins.contract import Checkpoint
 
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(HarnessError, match="is not a whole checkpoint of singan-seg"):

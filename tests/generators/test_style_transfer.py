@@ -24,15 +24,15 @@ from generators.style_transfer_network import (
     random_vgg,
     resized,
 )
-from harness import weights
 from harness.conformance import drawn_pairs
 from harness.data.pairs import PairSet
+from harness.engine.stages import refine as refine_stage
 from harness.errors import HarnessError, OutOfMemory, WeightsError
-from harness.fitting import LocalFitContext
-from harness.perceptual import VGG
-from harness.plugins import SampleContext
-from harness.stages import refine as refine_stage
-from harness.weights_catalogue import CATALOGUE, IMAGENET_MEAN, IMAGENET_STD
+from harness.learning.perceptual import VGG
+from harness.learning.work_folder import WorkFolder
+from harness.plugins.contract import SampleContext
+from harness.weights import locate as weights
+from harness.weights.catalogue import CATALOGUE, IMAGENET_MEAN, IMAGENET_STD
 
 CPU = torch.device("cpu")
 # Shallow, so that a test takes no time: the first three blocks, whose places in torchvision's VGG19 are these.
@@ -388,7 +388,7 @@ def test_the_published_network_is_taken_when_it_is_here(tmp_path, monkeypatch):
     plugin = StyleTransfer.create(**SHALLOW | {"network": "auto"})
     assert plugin.notes() == []
     assert plugin.weights() == ()
-    assert plugin.surroundings() == {"style-network": weights.find("vgg19-imagenet").sha256}
+    assert plugin.environment_key() == {"style-network": weights.find("vgg19-imagenet").sha256}
     assert not plugin.optimisation((32, 32), CPU).objective.relative
     # The file holds the random weights, which without a name would count relative.
     pictures = published().normalised(drawn_pairs(2, 32).images)
@@ -407,7 +407,7 @@ def test_the_edge_network_stands_in_and_says_so(tmp_path, monkeypatch):
     assert note.startswith("Style transfer took the network vgg16-edges (a VGG16 that was trained on to detect edges")
     assert "in place of the pinned file of vgg19-imagenet" in note
     assert plugin.weights() == ()
-    assert plugin.surroundings() == {"style-network": weights.find("vgg16-edges").sha256}
+    assert plugin.environment_key() == {"style-network": weights.find("vgg16-edges").sha256}
     assert plugin.optimisation((32, 32), CPU).objective.relative
 
 
@@ -429,14 +429,14 @@ def test_without_any_network():
             plugin.refine(synthetic, sources, np.arange(2), SampleContext(CPU, sources))
         assert len(str(told.value).splitlines()) == 1
         assert plugin.notes() == []
-        assert plugin.surroundings() == {"style-network": "none"}
+        assert plugin.environment_key() == {"style-network": "none"}
     assert StyleTransfer.create().weights() == ("vgg16-edges",)
     assert StyleTransfer.create(network="vgg16-imagenet").weights() == ("vgg16-imagenet",)
 
 
 def test_random_weights_are_always_the_same_and_said(monkeypatch):
     plugin = StyleTransfer.create(network="random")
-    assert (plugin.weights(), plugin.surroundings()) == ((), {})
+    assert (plugin.weights(), plugin.environment_key()) == ((), {})
     assert "random weights" in plugin.notes()[0]
     torch.manual_seed(1)
     one = random_vgg(2).convolutions.state_dict()
@@ -456,7 +456,7 @@ def test_the_stage_notes_which_network_was_taken(tmp_path):
         dataset=SimpleNamespace(first=lambda count, seed: sources),
         parameters={"real": None, "order-seed": 0},
         seed=0,
-        context=LocalFitContext(tmp_path / "stage", CPU, 0),
+        context=WorkFolder(tmp_path / "stage", CPU, 0),
         folder=tmp_path / "stage",
         sample_context=lambda pairs: SampleContext(CPU, pairs),
     )

@@ -8,7 +8,7 @@ import pytest
 
 from harness.errors import DeclarationError
 from harness.report.compare import compare
-from harness.report.results_csv import results_csv
+from harness.results.results_csv import results_csv
 
 RECIPES = {"real=100": 0.0, "real=100,dcgan=300": 0.10}
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from harness.errors import HarnessError
 from harness.report.render import render
-from harness.report.table import Cell, Table, escape_latex
-from harness.results import COLUMNS
+from harness.report.tables.table import Cell, Table, escape_latex
+from harness.results.schema import COLUMNS
 
 RECIPES = {"real=100": 0.0, "real=100,dcgan=300": 0.10}
 

@@ -14,8 +14,8 @@ from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from harness.errors import PluginError, WeightsError
-from harness.plugins import load_plugin
-from harness.weights import EncoderWeights
+from harness.plugins.registry import load_plugin
+from harness.weights.encoders import EncoderWeights
 from segmenters.smp import ARCHITECTURES, ENCODERS, LOSSES, SMP, SMPParameters, timm_models
 from segmenters.smp_module import SMPModule, build_network, learning_rate_factor, make_loss, normalisation
 
@@ -276,7 +276,7 @@ def test_one_training_step_moves_the_weights(optimizer, augmentation):
 def test_trained_weights_load_without_pretrained_ones(tmp_path):
     from safetensors.torch import save_file
 
-    from harness.evaluation import load_module
+    from harness.learning.predict import load_module
 
     trained = SMP.create(**TINY).module(1).eval()
     trained.mean += 0.1

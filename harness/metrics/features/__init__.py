@@ -1,0 +1,1 @@
+"""Features of images by networks, extracted once."""

@@ -1,0 +1,1 @@
+"""How synthetic sets compare with real ones, one file a metric."""

@@ -1,0 +1,1 @@
+"""The one way of finding and reading images and masks that a user names."""

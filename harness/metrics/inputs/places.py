@@ -1,0 +1,402 @@
+"""Pictures to measure, wherever they are.
+
+A place is what ``harness metrics`` calls REAL and SYNTHETIC:
+
+* a folder or a zip of pictures; with the manifest that ``harness generator sample`` writes, they have a lineage;
+* a dataset, ``NAME``, or the images of one role, ``NAME:SPLIT:ROLE`` or, of the split that a study has when it says
+  nothing, ``NAME:ROLE``;
+* a stored stage result with pairs, by its folder or by its key (the first six digits or more).
+
+What exists on the disk comes first, then datasets, then keys.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.errors import DataError, HarnessError, nearest
+from harness.metrics.inputs.image_files import (
+    PLACES,
+    Found,
+    PictureFile,
+    PictureFiles,
+    as_mask,
+    files_at,
+    on_disk,
+    pictures_among,
+)
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from harness.data.datasets import Dataset
+    from harness.data.entry import Entry
+    from harness.data.pairs import PairSet
+
+_MASK_SIDE = 256  # pixels a side at which the masks of a dataset are compared
+_MANIFEST = "manifest.json"
+_KEY = re.compile(r"[0-9a-f]{6,64}")
+_WITH_PAIRS = ("sample", "refine")
+
+
+Masks = tuple[tuple[str, ...], NDArray[np.uint8]]
+"""Names of masks, and the masks as uint8 (N, H, W) in {0, 1}."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A set of pictures with their names.
+
+    Attributes:
+        names: of the pictures, in order: ids (``DATASET/ID`` for real ones) where they have any, else bare file names.
+        images: N pictures uint8 (H, W, 3): an array, or files that are decoded when asked for.
+        lineage: for each picture the ids of the real ones it was made from (a real picture: its own); None for files
+            that nothing is known of.
+    """
+
+    names: tuple[str, ...]
+    images: NDArray[np.uint8] | PictureFiles
+    lineage: tuple[frozenset[str], ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def _sampled_lineage(found: Found, where: str, names: Sequence[str]) -> tuple[frozenset[str], ...] | None:
+    """Return the lineage that ``harness generator sample`` wrote beside its pictures; None when it made not all."""
+    manifests = [file for path, file in found if path.name == _MANIFEST]
+    place = Path(where).expanduser()
+    if place.name == "images" and (beside := place.parent / _MANIFEST).is_file():
+        manifests.append(on_disk(beside))
+    if len(manifests) != 1:
+        return None
+    try:
+        document = json.loads(manifests[0].read())
+        lineages = [frozenset(ids) for ids in document["lineages"]]
+        by_name = {_bare(row["id"]): lineages[row["lineage"]] for row in document["pairs"]}
+        return tuple(by_name[name] for name in names)
+    except (ValueError, TypeError, AttributeError, LookupError):  # another program's manifest, or of other pictures
+        return None
+
+
+def _names_a_dataset(where: str) -> bool:
+    return not Path(where).expanduser().exists() and "/" not in where
+
+
+def _part(where: str) -> tuple[Dataset, list[Entry]]:
+    """Open the dataset that ``NAME``, ``NAME:ROLE`` or ``NAME:SPLIT:ROLE`` names, with the entries that are meant.
+
+    Raises:
+        DataError: there is no such dataset, split or role.
+    """
+    from harness.data.datasets import open_dataset
+    from harness.data.splits import ROLES, make_splits, named_splits
+    from harness.study.schema import DatasetDeclaration
+
+    name, *words = where.split(":")
+    dataset = open_dataset(name)
+    if not words:
+        return dataset, list(dataset.entries)
+    *split, role = words
+    if len(split) > 1:
+        raise DataError(f"{where!r} has {len(words) + 1} parts; write NAME, NAME:ROLE or NAME:SPLIT:ROLE.")
+    if role in named_splits() and not split:
+        raise DataError(f"{where!r} names a split and no role; write {', '.join(f'{where}:{r}' for r in ROLES)}.")
+    if role not in ROLES:
+        raise DataError(f"{where!r}: there is no role {role!r}{nearest(role, ROLES)}; there are: {', '.join(ROLES)}.")
+    declared = DatasetDeclaration(name=name)
+    way = {"named": split[0]} if split else declared.split.declaration()
+    ids = set(make_splits(dataset, way, declared.seed)[0].ids(role))
+    return dataset, [entry for entry in dataset.entries if entry.id in ids]
+
+
+def _images_of_dataset(where: str) -> Pictures:
+    dataset, entries = _part(where)
+
+    def opener(entry: Entry) -> Callable[[], BinaryIO]:
+        return lambda: io.BytesIO(dataset.native_files(entry)[0])
+
+    ids = [f"{dataset.name}/{entry.id}" for entry in entries]
+    files = [PictureFile(i, i, opener(entry), entry.sha256) for i, entry in zip(ids, entries, strict=True)]
+    return Pictures(tuple(ids), PictureFiles(files), tuple(frozenset({i}) for i in ids))
+
+
+def _stored(where: str) -> PairSet | None:
+    """Open the pairs of a stored stage result, by its folder, by the ``pairs`` in it, or by its key.
+
+    Raises:
+        DataError: it holds no pairs, they are damaged, or a key means no result or several.
+    """
+    from harness.data.datasets import INDEX
+    from harness.data.pairs import PairSet
+    from harness.home import data_folder, store_folder
+
+    place = Path(where).expanduser()
+    if not place.exists() and _KEY.fullmatch(where) and not (data_folder() / where / INDEX).is_file():
+        place = _folder_of_key(where)
+    for folder in (place, place / "pairs"):
+        if all((folder / name).is_file() for name in ("pairs.json", "images.npy", "masks.npy")):
+            try:
+                return PairSet.load(folder)
+            except (OSError, ValueError, LookupError) as error:
+                raise DataError(f"The pairs in {folder} are damaged ({error}); make them again.") from None
+    if place.resolve().parent.parent == store_folder().resolve() / "results":
+        raise DataError(_without_pairs(place.name, place.parent.name))
+    return None
+
+
+def _without_pairs(key: str, kind: str) -> str:
+    having = " or ".join(_WITH_PAIRS)
+    return f"{key[:12]} is the result of a {kind} stage, which has no pairs; give the result of a {having} stage."
+
+
+def _folder_of_key(start: str) -> Path:
+    """Return the folder of the one stored result with pairs whose key starts so.
+
+    Raises:
+        DataError: there is none, or several.
+    """
+    from harness.store.results import Store
+
+    store = Store()
+    found = [result for result in store.results() if result.key.startswith(start)]
+    # A key that --accept-code lets another result stand for has no folder of its own.
+    found = found or [result for kind in _WITH_PAIRS if (result := store.find(kind, start))]
+    fitting = [result for result in found if result.record["kind"] in _WITH_PAIRS]
+    if len(fitting) == 1:
+        return fitting[0].folder
+    if fitting:
+        shown = "; ".join(f"{r.key[: len(start) + 6]} ({r.record['label']})" for r in fitting[:8])
+        raise DataError(f"{len(fitting)} stored results start with {start!r}: {shown}; give more digits.")
+    if found:
+        raise DataError(_without_pairs(found[0].key, found[0].record["kind"]))
+    raise DataError(f"No stored result starts with {start!r}, and no folder, zip or dataset is called so; {PLACES}.")
+
+
+def read_images(where: str) -> Pictures:
+    """Find the images of a place; files are decoded later, but their first bytes are looked at now.
+
+    Args:
+        where: a folder, a zip, a dataset or a role of one, or a stored result, as the module says.
+
+    Raises:
+        DataError: there is no such place, it holds no pictures, or some that cannot be read (all are named).
+    """
+    pairs = _stored(where)
+    if pairs is not None:
+        return Pictures(pairs.ids, pairs.images, pairs.lineage)
+    if _names_a_dataset(where):
+        return _images_of_dataset(where)
+    found = files_at(where)
+    files = pictures_among(found, "images", where)
+    problems = [problem for file in files if (problem := file.problem())]
+    if problems:
+        raise DataError(problems)
+    names = tuple(file.name for file in files)
+    return Pictures(names, PictureFiles(files), _sampled_lineage(found, where, names))
+
+
+def read_both_masks(real: str, synthetic: str) -> tuple[Masks, Masks]:
+    """Read two sets of masks that are to be compared; a dataset's come at the size that the other set has.
+
+    Raises:
+        DataError: as :func:`read_masks`.
+    """
+    if _is_dataset(real) and not _is_dataset(synthetic):
+        made = read_masks(synthetic)
+        return read_masks(real, _square_side(made)), made
+    originals = read_masks(real)
+    return originals, read_masks(synthetic, _square_side(originals))
+
+
+def _is_dataset(where: str) -> bool:
+    return _names_a_dataset(where) and _stored(where) is None
+
+
+def _square_side(masks: Masks) -> int:
+    """Return the side of square masks; datasets can be had in no other shape."""
+    height, width = masks[1].shape[1:]
+    return height if height == width else _MASK_SIDE
+
+
+def read_masks(where: str, side: int = _MASK_SIDE) -> Masks:
+    """Read the masks of a place: their names, and uint8 (N, H, W) in {0, 1}.
+
+    Args:
+        where: as for :func:`read_images`.
+        side: of the masks of a dataset, which may natively have any sizes, in pixels.
+
+    Raises:
+        DataError: there is no such place, it holds no pictures, some are no masks, or they are of different sizes (all
+            are named).
+    """
+    pairs = _stored(where)
+    if pairs is None and _names_a_dataset(where):
+        dataset, entries = _part(where)
+        pairs = dataset.decode(side).select(f"{dataset.name}/{entry.id}" for entry in entries)
+    if pairs is not None:
+        return pairs.ids, pairs.masks
+    files = pictures_among(files_at(where), "masks", where)
+    problems: list[str] = []
+    names: list[str] = []
+    masks: list[NDArray[np.uint8]] = []
+    for file, mask in zip(files, _decoded_masks(files), strict=True):
+        if isinstance(mask, DataError):
+            problems += mask.problems
+        elif masks and mask.shape != masks[0].shape:
+            problems.append(
+                f"{file.shown} is {mask.shape[1]}x{mask.shape[0]} pixels, but {names[0]} is "
+                f"{masks[0].shape[1]}x{masks[0].shape[0]}; bring all masks to one size."
+            )
+        else:
+            names.append(file.name)
+            masks.append(mask)
+    if problems:
+        raise DataError(problems)
+    return tuple(names), np.stack(masks)
+
+
+def read_pairs(where: str, side: int) -> PairSet:
+    """Read the pairs of a place, images and masks, as squares of one size.
+
+    A folder or zip has folders ``images`` and ``masks``, with pictures of the same names.
+
+    Args:
+        where: as for :func:`read_images`.
+        side: of the squares, pixels; pictures of other shapes are squashed (``harness.data.decoding``).
+
+    Raises:
+        DataError: there is no such place, an image has no mask or a mask no image, or some cannot be read (all are
+            named).
+    """
+    from harness.data.pairs import PairSet
+
+    pairs = _stored(where)
+    if pairs is not None:
+        return _resized(pairs, side)
+    if _names_a_dataset(where):
+        dataset, entries = _part(where)
+        return dataset.decode(side).select(f"{dataset.name}/{entry.id}" for entry in entries)
+    found = files_at(where)
+    files = {kind: {f.name: f for f in pictures_among(found, kind, where)} for kind in ("images", "masks")}
+    images, masks = files["images"], files["masks"]
+    if any(file.shown == masks[name].shown for name, file in images.items() if name in masks):
+        raise DataError(f"{where} has no folders images and masks; give the folder or zip that holds both.")
+    alone = [f"{name} is an image without a mask" for name in sorted(set(images) - set(masks))]
+    alone += [f"{name} is a mask without an image" for name in sorted(set(masks) - set(images))]
+    if alone:
+        raise DataError([f"{where}: {problem}; add what is missing or take it out." for problem in alone])
+    names = tuple(images)
+    pictures = [images[name].decode(partial(_square_image, side=side)) for name in names]
+    drawn = [masks[name].decode(partial(_square_mask, side=side)) for name in names]
+    lineage = _sampled_lineage(found, where, names) or tuple(frozenset({name}) for name in names)
+    return PairSet(np.stack(pictures), np.stack(drawn), names, names, lineage)
+
+
+def _resized(pairs: PairSet, side: int) -> PairSet:
+    """Return pairs as squares of one size."""
+    from PIL import Image
+
+    from harness.data.pairs import PairSet
+
+    if pairs.size == (side, side):
+        return pairs
+    images = np.stack([_square_image(Image.fromarray(image), side) for image in pairs.images])
+    masks = np.stack([_square_mask(Image.fromarray(mask * np.uint8(255)), side) for mask in pairs.masks])
+    return PairSet(images, masks, pairs.ids, pairs.groups, pairs.lineage)
+
+
+def _square_image(picture: Image, side: int) -> NDArray[np.uint8]:
+    from harness.data.decoding import resize_image, to_rgb
+
+    return resize_image(to_rgb(picture), side, "squash")
+
+
+def _square_mask(picture: Image, side: int) -> NDArray[np.uint8]:
+    from harness.data.decoding import binarise, resize_mask
+
+    return resize_mask(binarise(picture), side, "squash")
+
+
+def _decoded_masks(files: Sequence[PictureFile]) -> Iterator[NDArray[np.uint8] | DataError]:
+    """Decode masks in a few threads; yield each, or what is wrong with it, in order."""
+    from harness.data.decoding import in_threads
+
+    def decode(index: int) -> NDArray[np.uint8] | DataError:
+        try:
+            return files[index].decode(as_mask)
+        except DataError as error:
+            return error
+
+    return in_threads(decode, range(len(files)))
+
+
+def _bare(name: str) -> str:
+    """Return an id without its dataset or generator."""
+    return name.rpartition("/")[2]
+
+
+def matched(real: Pictures, synthetic: Pictures) -> list[tuple[int, int]]:
+    """Match each synthetic picture with the real one it was made from, as (real, synthetic) positions.
+
+    Lineage says which that is. Without it the name does, to which a synthetic picture may add ``_NUMBER``. A bare file
+    name means an id of any dataset.
+
+    Raises:
+        HarnessError: two real pictures have one name, or a synthetic one was not made from exactly one real picture
+            that is there.
+    """
+    position: dict[str, int] = {}
+    for i, name in enumerate(real.names):
+        if name in position:
+            raise HarnessError(f"Two real pictures are called {name!r}; give each a name of its own.")
+        position[name] = i
+    if synthetic.lineage is not None:
+        return _matched_by_lineage(position, synthetic.names, synthetic.lineage)
+    bare = {_bare(name): i for name, i in position.items()}
+    pairs: list[tuple[int, int]] = []
+    missing: list[str] = []
+    for j, name in enumerate(synthetic.names):
+        stem = name.rstrip("0123456789").rstrip("_-")
+        found = bare.get(name, bare.get(stem))
+        if found is None:
+            missing.append(name)
+        else:
+            pairs.append((found, j))
+    if missing:
+        raise HarnessError(
+            f"{len(missing)} synthetic pictures have no real one of their name, such as {missing[0]!r}; name "
+            "each after the real picture it was made from (NAME or NAME_NUMBER)."
+        )
+    return pairs
+
+
+def _matched_by_lineage(
+    position: dict[str, int], names: tuple[str, ...], lineage: tuple[frozenset[str], ...]
+) -> list[tuple[int, int]]:
+    other = [(name, len(seen)) for name, seen in zip(names, lineage, strict=True) if len(seen) != 1]
+    if other:
+        raise HarnessError(
+            f"SIFID needs images made from one real image each, but {len(other)} of {len(names)} synthetic ones were "
+            f"not, such as {other[0][0]!r}, made from {other[0][1]}; measure fid or kid instead."
+        )
+    sources = [next(iter(seen)) for seen in lineage]
+    found = [position.get(source, position.get(_bare(source))) for source in sources]
+    pairs = [(i, j) for j, i in enumerate(found) if i is not None]
+    if len(pairs) < len(names):
+        absent = next(source for source, i in zip(sources, found, strict=True) if i is None)
+        raise HarnessError(
+            f"{len(names) - len(pairs)} of {len(names)} synthetic pictures were made from real ones that are not among "
+            f"those given, such as {absent!r}; give the pictures that the generator was fitted on, such as DATASET:fit."
+        )
+    return pairs

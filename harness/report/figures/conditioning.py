@@ -1,0 +1,140 @@
+"""Figures of generators that make masks, or images for masks (the mask-conditioned diffusion study, Figures 2 to 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.report.figures.image_grids import SAMPLES, TRUTH, as_pictures, draw_outline, tiles, wrapped
+from harness.report.figures.scores import COLOURS, canvas, save
+from harness.report.format import number
+
+if TYPE_CHECKING:
+    from harness.results.schema import CheckpointSamples, Measured, StudyResults, Variations
+
+#: Checkpoints that fit beside each other, and columns of a figure with fewer, so that its pictures stand close.
+MOST_CHECKPOINTS, FEWEST_COLUMNS = 7, 5
+
+
+def masks_figure(results: StudyResults, stem: Path) -> bool:
+    """Draw the first real masks above the first of each generator that has a plugin for masks (Figure 2).
+
+    Returns:
+        False, and nothing is drawn, when no generator has one.
+    """
+    made = {name: masks for name, masks in results.masks.items() if len(masks)}
+    if not made:
+        return False
+    sets = {**({} if results.real is None else {"real": results.real.masks}), **made}
+    rows = [list(as_pictures(masks[:SAMPLES])) for masks in sets.values()]
+    with canvas(0.52 * len(rows) + 0.1, nrows=len(rows), ncols=max(map(len, rows))) as (figure, axes):
+        tiles(figure, axes, rows, [wrapped(name) for name in sets])
+        save(figure, stem)
+    return True
+
+
+def with_closest_masks(results: StudyResults) -> list[Measured]:
+    """Return the first fold of each generator whose masks were compared with real ones by SIM."""
+    from harness.report.tables.fidelity_rows import largest_fits
+
+    found: dict[str, Measured] = {}
+    for measured in largest_fits(results):
+        if measured.closest_masks is not None and measured.arm != "real":
+            found.setdefault(measured.cell, measured)
+    return list(found.values())
+
+
+def closest_masks_figure(measured: Measured, stem: Path) -> bool:
+    """Draw the first synthetic masks above the most similar real mask of each, with their SIM (Figure 3).
+
+    Returns:
+        False, and nothing is drawn, when SIM was not measured.
+    """
+    closest = measured.closest_masks
+    if closest is None or not len(closest.similarity):
+        return False
+    count = min(SAMPLES, len(closest.similarity))
+    rows = [list(as_pictures(masks[:count])) for masks in (closest.synthetic, closest.real)]
+    with canvas(1.35, nrows=2, ncols=max(count, 3)) as (figure, axes):
+        tiles(figure, axes, rows, [wrapped(measured.cell), "most\nsimilar\nreal mask"])
+        for axis, similarity in zip(axes[0], closest.similarity[:count], strict=False):
+            axis.set_title(number(float(similarity)), fontsize=6.5)
+        save(figure, stem)
+    return True
+
+
+def variations_figure(variations: Variations, stem: Path) -> bool:
+    """Draw masks in the first column, and right of each the images that were made for it by other seeds (Figure 5).
+
+    Left of a mask stands its agreement with the images, where that was measured.
+
+    Returns:
+        False, and nothing is drawn, when there are no masks.
+    """
+    if not len(variations.masks):
+        return False
+    rows = [
+        [mask, *images] for mask, images in zip(as_pictures(variations.masks), list(variations.images), strict=True)
+    ]
+    with canvas(0.55 * len(rows) + 0.2, nrows=len(rows), ncols=len(rows[0])) as (figure, axes):
+        measured = [] if variations.agreement is None else [number(float(value)) for value in variations.agreement]
+        tiles(figure, axes, rows, measured or [""] * len(rows))
+        axes[0, 0].set_title("mask", fontsize=7)
+        axes[0, 1].set_title("images made for it", fontsize=7, loc="left")
+        save(figure, stem)
+    return True
+
+
+def spread(steps: Sequence[int], chosen: int, most: int = MOST_CHECKPOINTS) -> list[int]:
+    """Return positions of at most so many checkpoints, evenly spaced from the first to the last, the chosen among them.
+
+    Args:
+        steps: of the checkpoints, in order.
+        chosen: the step that must be among them, if it is one of them.
+        most: at least 3.
+    """
+    if len(steps) <= most:
+        return list(range(len(steps)))
+    positions = [round(i * (len(steps) - 1) / (most - 1)) for i in range(most)]
+    wanted = list(steps).index(chosen) if chosen in steps else positions[0]
+    if wanted not in positions:
+        # The one nearest to it gives way, unless it is the first or the last.
+        positions.remove(min(positions[1:-1], key=lambda position: abs(position - wanted)))
+    return sorted({*positions, wanted})
+
+
+def checkpoints_figure(samples: CheckpointSamples, stem: Path) -> bool:
+    """Draw what the checkpoints made of equal seeds, a row a seed, a column a checkpoint, the chosen one marked
+    (Figure 4).
+
+    Left of images that were made for masks stand the masks; on pairs, masks are outlined.
+
+    Returns:
+        False, and nothing is drawn, when no checkpoint has samples.
+    """
+    if not samples.steps:
+        return False
+    shown = spread(samples.steps, samples.chosen)
+    conditioned = samples.part == "images"
+    rows: list[list[NDArray[np.uint8]]] = []
+    for row in range(samples.images.shape[1]):
+        first = list(as_pictures(samples.masks[0, row : row + 1])) if conditioned else []
+        pairs = [(samples.images[at, row], samples.masks[at, row]) for at in shown]
+        outlined = samples.part == "pairs"
+        rows.append([*first, *(draw_outline(image, mask, TRUTH) if outlined else image for image, mask in pairs)])
+    columns = max(FEWEST_COLUMNS, len(rows[0]))
+    with canvas(0.5 * len(rows) + 0.35, nrows=len(rows), ncols=columns) as (figure, axes):
+        tiles(figure, axes, rows, [""] * len(rows))
+        if conditioned:
+            axes[0, 0].set_title("mask", fontsize=6)
+        for axis, at in zip(axes[0, int(conditioned) :], shown, strict=False):
+            step = samples.steps[at]
+            chosen = step == samples.chosen
+            style = {"fontweight": "bold", "color": COLOURS[0]} if chosen else {}
+            axis.set_title(f"{step}\nchosen" if chosen else str(step), fontsize=6, **style)
+        save(figure, stem)
+    return True

@@ -1,0 +1,279 @@
+"""The content-addressed store of stage results: keys, atomic commits, claims, failures.
+
+Layout below ``.harness/store``::
+
+    results/<kind>/<key>/   result.json and the stage's files; put in place by one rename
+    work/<key>/             a stage in progress: its files, saved training state, log; becomes the result
+    locks/<key>             held by the process that writes in that work folder
+    claims/<key>.json       who works on a stage now; taken over when its owner has died
+    failures/<key>.json     why the last try had no result; never read as a result
+    identities/<key_without_code>   key of a result by everything but code (``--accept-code``)
+    accepted/<key>          a key that ``--accept-code`` lets stand for another
+    plans/<name>.json       the stages of the last run of each study (what ``harness store gc`` keeps)
+    planned/<name>.json     the stages of its last plan (``harness store explain``)
+    durations.jsonl         how long stages took, for estimates
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.home import store_folder
+
+#: A claim without a sign of life for so long is dead, in seconds.
+CLAIM_EXPIRES = 120.0
+
+
+def canonical(value: Any) -> str:
+    """Return JSON that is equal for equal values: sorted keys, no spaces, shortest floats."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=True)
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-256 of a value's canonical JSON, as 64 hexadecimal digits."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON by way of a temporary file and one rename, so that a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    temporary.write_text(json.dumps(value, indent=1, sort_keys=True))
+    temporary.replace(path)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A committed result.
+
+    Attributes:
+        key: its store key.
+        folder: its files.
+        record: ``result.json``: kind, label, parts of the key, values measured, notes, seconds, versions, host, device.
+    """
+
+    key: str
+    folder: Path
+    record: dict[str, Any]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What the stage measured or decided, small enough for JSON."""
+        return self.record.get("values", {})
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences that every report on this result must show."""
+        return list(self.record.get("notes", []))
+
+
+def _process_started(pid: int) -> float | None:
+    """Return when a process of this machine started, or None when there is none (a zombie counts as none)."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return None
+
+
+class Store:
+    """Stage results by key. Any number of processes may use one store at once."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or store_folder()
+
+    # results
+
+    def result_folder(self, kind: str, key: str) -> Path:
+        """Return where a result of that kind and key is or will be."""
+        return self.root / "results" / kind / key
+
+    def find(self, kind: str, key: str) -> Result | None:
+        """Return a committed result, or None; follows ``--accept-code``."""
+        for candidate in (key, self._accepted(key)):
+            if candidate:
+                folder = self.result_folder(kind, candidate)
+                record = _read_json(folder / "result.json")
+                if record is not None:
+                    return Result(candidate, folder, record)
+        return None
+
+    def _accepted(self, key: str) -> str | None:
+        try:
+            return (self.root / "accepted" / key).read_text().strip()
+        except FileNotFoundError:
+            return None
+
+    def accept(self, key: str, key_without_code: str, kind: str) -> str | None:
+        """Let a stored result whose only difference is code stand for ``key``; return its key, or None."""
+        try:
+            older = (self.root / "identities" / key_without_code).read_text().strip()
+        except FileNotFoundError:
+            return None
+        if older == key or not (self.result_folder(kind, older) / "result.json").is_file():
+            return None
+        _write_text(self.root / "accepted" / key, older)
+        return older
+
+    def commit(self, kind: str, key: str, record: dict[str, Any]) -> Result:
+        """Make the work folder of ``key`` its result, by one rename; a result that was there first stands."""
+        work = self.work_folder(key)
+        with (work / "result.json").open("w") as file:
+            file.write(json.dumps(record, indent=1, sort_keys=True))
+            file.flush()
+            os.fsync(file.fileno())
+        target = self.result_folder(kind, key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            work.rename(target)
+        except OSError:
+            if _read_json(target / "result.json") is None:
+                # A result torn by a power loss: the new one takes its place.
+                shutil.rmtree(target, ignore_errors=True)
+                work.rename(target)
+            else:
+                shutil.rmtree(work, ignore_errors=True)
+        if record.get("key_without_code"):
+            _write_text(self.root / "identities" / record["key_without_code"], key)
+        (self.root / "failures" / f"{key}.json").unlink(missing_ok=True)
+        found = self.find(kind, key)
+        assert found is not None
+        return found
+
+    def results(self) -> Iterator[Result]:
+        """Yield every committed result."""
+        for path in sorted((self.root / "results").glob("*/*/result.json")):
+            record = _read_json(path)
+            if record is not None:
+                yield Result(path.parent.name, path.parent, record)
+
+    # work in progress
+
+    def work_folder(self, key: str) -> Path:
+        """Return where a stage in progress keeps its files."""
+        return self.root / "work" / key
+
+    @contextlib.contextmanager
+    def working_on(self, key: str) -> Iterator[None]:
+        """Hold the right to write in a stage's work folder; the system gives it back when the process dies."""
+        folder = self.root / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / key).open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    # claims
+
+    def _claim_path(self, key: str) -> Path:
+        return self.root / "claims" / f"{key}.json"
+
+    @contextlib.contextmanager
+    def _claims_locked(self) -> Iterator[None]:
+        """Hold the lock under which claims change; the system releases it when its owner dies."""
+        folder = self.root / "claims"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def claim(self, key: str) -> bool:
+        """Claim a stage for this process; False when a living process holds it. A dead owner's claim is taken over."""
+        with self._claims_locked():
+            holder = self.claimed_by(key)
+            if holder is not None and not _is_me(holder):
+                return False
+            write_json(
+                self._claim_path(key),
+                {
+                    "host": socket.gethostname(),
+                    "pid": os.getpid(),
+                    "started": _process_started(os.getpid()),
+                    "claimed": time.time(),
+                },
+            )
+        return True
+
+    def release(self, key: str) -> None:
+        """Give a claim of this process back."""
+        with self._claims_locked():
+            holder = _read_json(self._claim_path(key))
+            if holder is not None and _is_me(holder):
+                self._claim_path(key).unlink(missing_ok=True)
+
+    def keep_alive(self, keys: list[str]) -> None:
+        """Show that this process still works on its claims."""
+        for key in keys:
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(self._claim_path(key))
+
+    def claimed_by(self, key: str) -> dict[str, Any] | None:
+        """Return the claim of a living process, or None when there is none or its owner has died."""
+        path = self._claim_path(key)
+        holder = _read_json(path)
+        if holder is None:
+            return None
+        if holder["host"] == socket.gethostname():
+            started = _process_started(int(holder["pid"]))
+            alive = started is not None and (holder["started"] is None or abs(started - holder["started"]) < 1.0)
+            return holder if alive else None
+        try:
+            return holder if time.time() - path.stat().st_mtime < CLAIM_EXPIRES else None
+        except FileNotFoundError:
+            return None
+
+    # failures and durations
+
+    def record_failure(self, key: str, failure: dict[str, Any]) -> None:
+        """Remember why a stage had no result."""
+        write_json(self.root / "failures" / f"{key}.json", failure)
+
+    def failure(self, key: str) -> dict[str, Any] | None:
+        """Return why the last try of a stage had no result, or None."""
+        return _read_json(self.root / "failures" / f"{key}.json")
+
+    def record_duration(self, kind: str, work: str, amount: float, seconds: float) -> None:
+        """Note how long a stage took, for estimates: ``amount`` is in the unit that ``work`` names."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        line = canonical({"kind": kind, "work": work, "amount": amount, "seconds": seconds})
+        with (self.root / "durations.jsonl").open("a") as file:
+            file.write(line + "\n")
+
+    def durations(self) -> list[dict[str, Any]]:
+        """Return the noted durations, oldest first."""
+        try:
+            lines = (self.root / "durations.jsonl").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def _is_me(holder: dict[str, Any]) -> bool:
+    return holder["host"] == socket.gethostname() and int(holder["pid"]) == os.getpid()

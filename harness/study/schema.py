@@ -1,0 +1,391 @@
+"""The declaration of a study: what YAML may say, and every mistake in it with file, line and what is allowed."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from harness.errors import nearest
+from harness.study.recipes import Recipe
+
+ROLES = ("fit", "select", "report")
+Control = Literal["real-repeated", "resample", "copy-paste"]
+CONTROLS: tuple[Control, ...] = ("real-repeated", "resample", "copy-paste")
+SEGMENTATION_METRICS = ("iou", "f1", "accuracy", "precision", "recall", "dice-loss")
+
+
+class Section(BaseModel):
+    """Base of every part of a declaration: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _distinct(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    twice = [item for i, item in enumerate(value) if item in value[:i]]
+    if twice:
+        raise ValueError(f"{twice[0]!r} stands twice")
+    return value
+
+
+class Holdout(Section):
+    """Fractions of the images (whole groups) that are held out."""
+
+    report: float = Field(0.3, gt=0, lt=1)
+    select: float = Field(0.1, gt=0, lt=1)
+
+
+class Split(Section):
+    """How images get their roles: a named list, k folds, a holdout, or an exported manifest."""
+
+    named: str | None = None
+    kfold: int | None = Field(None, ge=2)
+    select: float | None = Field(None, ge=0, lt=1)
+    holdout: Holdout | None = None
+    manifest: str | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Split:
+        ways = [way for way in ("named", "kfold", "holdout", "manifest") if getattr(self, way) is not None]
+        if len(ways) != 1:
+            raise ValueError(
+                f"say exactly one of named, kfold, holdout or manifest, got {' and '.join(ways) or 'none'}"
+            )
+        if self.select is not None and self.kfold is None:
+            raise ValueError(
+                "select beside the way of splitting belongs to kfold; for a holdout write {holdout: {select: 0.1}}"
+            )
+        return self
+
+    def declaration(self) -> dict[str, Any]:
+        """Return what ``harness.data.splits.make_splits`` takes."""
+        if self.kfold is not None:
+            return {"kfold": self.kfold, "select": 0.15 if self.select is None else self.select}
+        return self.model_dump(exclude_none=True)
+
+
+def _named_split(value: Any) -> Any:
+    return {"named": value} if isinstance(value, str) else value
+
+
+class DatasetDeclaration(Section):
+    """Which images, at which size, split how."""
+
+    name: str
+    size: int = Field(256, ge=16, le=1024, description="side of the square images, pixels")
+    geometry: Literal["squash", "crop"] = Field(
+        "squash", description="how a frame becomes a square, shared by every stage"
+    )
+    split: Annotated[Split, BeforeValidator(_named_split)] = Split(holdout=Holdout())
+    seed: int = Field(0, ge=0, description="of the split and of the order that subsets are taken in")
+    options: dict[str, int | float | str] = Field(
+        default_factory=dict, description="of the source, such as count for phantom"
+    )
+
+
+class Selection(Section):
+    """How a checkpoint is chosen."""
+
+    by: str = Field(description="fidelity metric")
+    then: str | None = Field(None, description="fidelity metric that breaks ties")
+    among: tuple[int, ...] | None = Field(None, description="checkpoint steps to consider; all when left out")
+    samples: int = Field(200, ge=2, description="how many images are sampled from each checkpoint")
+    against: Literal["fit", "select"] = Field("fit", description="role whose real images are the reference")
+    network: str | None = Field(None, description="feature network of frechet-distance")
+
+    def metrics(self) -> tuple[str, ...]:
+        """Return the metrics that checkpoints are scored by."""
+        return (self.by, self.then) if self.then else (self.by,)
+
+
+class PluginUse(BaseModel):
+    """A plugin with its parameters; the plugin itself validates those."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    plugin: str
+
+    def values(self) -> dict[str, Any]:
+        """Return the parameters as written."""
+        return dict(self.model_extra or {})
+
+
+class GeneratorUse(PluginUse):
+    """A generator plugin, and how its checkpoint is chosen (the last one when left out)."""
+
+    select: Selection | None = None
+
+
+class SegmenterUse(PluginUse):
+    """A segmenter plugin; ``name`` tells two of one architecture apart."""
+
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")
+
+
+class GeneratorDeclaration(Section):
+    """A pipeline: a plugin that makes pairs, or masks first and then an image for each; or masks alone, to measure."""
+
+    pairs: GeneratorUse | None = None
+    masks: GeneratorUse | None = None
+    images: GeneratorUse | None = None
+    images_per_mask: int = Field(
+        1, ge=1, description="images that are made for each mask: image i is made for mask i // images_per_mask"
+    )
+    refine: tuple[PluginUse, ...] = ()
+    sees: int | Literal["all", "recipe"] = Field(
+        "all",
+        description="real pairs it is fitted on: all of the fit role, the first n, or what the recipe says",
+    )
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _pipeline(self) -> GeneratorDeclaration:
+        if (self.pairs is None) == (self.masks is None):
+            raise ValueError(
+                "say either pairs: {plugin: ...}, or masks: {plugin: ...} with images: {plugin: ...}, or masks alone "
+                "to measure masks"
+            )
+        if self.pairs is not None and self.images is not None:
+            raise ValueError("images are made for masks, and pairs have both; take one of the two out")
+        if self.images is None and self.images_per_mask > 1:
+            alone = "pairs bring a mask each" if self.pairs is not None else "masks alone have no images"
+            raise ValueError(f"images_per_mask is for masks with images, and {alone}; take it out")
+        if self.makes == "masks" and self.refine:
+            raise ValueError("refine needs images, and masks alone have none; add images: {plugin: ...}")
+        if isinstance(self.sees, int) and self.sees < 1:
+            raise ValueError(f"sees must be at least 1, got {self.sees}")
+        return self
+
+    @property
+    def makes(self) -> Literal["pairs", "masks"]:
+        """What comes out at its end: pairs, or masks alone, which no segmenter can train on."""
+        return "masks" if self.pairs is None and self.images is None else "pairs"
+
+    def uses(self) -> list[tuple[str, GeneratorUse]]:
+        """Return the plugins of the pipeline in order, each with its part (``pairs``, ``masks`` or ``images``)."""
+        parts = [("pairs", self.pairs), ("masks", self.masks), ("images", self.images)]
+        return [(part, use) for part, use in parts if use is not None]
+
+    def fitted_on(self, recipe: Recipe) -> int | None:
+        """Return how many real pairs it is fitted on where a recipe takes from it; None for all of the fit role."""
+        if self.sees == "recipe":
+            return recipe.sees or recipe.real or None
+        return None if self.sees == "all" else self.sees
+
+
+def _counts(value: Any) -> Any:
+    """Normalise a count, a list of counts, or ``{from, to, step}`` into a list."""
+    if isinstance(value, dict):
+        unknown = sorted(set(map(str, value)) - {"from", "to", "step"})
+        if unknown or not {"from", "to"} <= set(value):
+            raise ValueError(f"a range is {{from: A, to: B, step: C}}, got {value}")
+        first, last, step = value["from"], value["to"], value.get("step", 1)
+        if not all(isinstance(n, int) for n in (first, last, step)) or step < 1 or last < first:
+            raise ValueError(f"a range needs whole numbers with from <= to and step >= 1, got {value}")
+        return list(range(first, last + 1, step))
+    return value if isinstance(value, list) else [value]
+
+
+Count = Annotated[int, Field(ge=0)]
+Counts = Annotated[tuple[Count, ...], BeforeValidator(_counts)]
+RealCounts = Annotated[tuple[Count | Literal["all"], ...], BeforeValidator(_counts)]
+SeenCounts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_counts)]
+
+
+class PerReal(Section):
+    """So many synthetic pairs for each real pair that their generator is fitted on."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    per_real: Counts = Field(alias="per-real")
+
+
+def _plain_or_each(value: Any) -> str:
+    """Tell a number for each real pair from plain counts, for pydantic."""
+    each = isinstance(value, PerReal) or (isinstance(value, dict) and "per-real" in value)
+    return "each" if each else "plain"
+
+
+def _one_of_these_ways(value: Any) -> Any:
+    if isinstance(value, dict) and not {"from", "to"} & set(value):
+        ranged = "a range {from: A, to: B, step: C}"
+        raise ValueError(f"say a number, a list, {ranged}, or {{per-real: N}} for N of each real pair, got {value}")
+    return value
+
+
+SyntheticCounts = Annotated[
+    Annotated[Counts, BeforeValidator(_one_of_these_ways), Tag("plain")] | Annotated[PerReal, Tag("each")],
+    Discriminator(_plain_or_each),
+]
+
+
+class TrainingSets(Section):
+    """Recipes for training sets; ranges and lists expand to every combination."""
+
+    real: RealCounts = (0,)
+    sees: SeenCounts | None = Field(
+        None, description="real pairs that generators with sees: recipe are fitted on, when those are not `real`"
+    )
+    synthetic: dict[str, SyntheticCounts] = Field(default_factory=dict)
+
+    def counts(self, generator: str) -> Counts:
+        """Return how many synthetic pairs of a generator are declared, in all or for each real pair."""
+        declared = self.synthetic[generator]
+        return declared.per_real if isinstance(declared, PerReal) else declared
+
+
+class Budget(Section):
+    """How long a segmenter trains: equal optimiser steps for every recipe, or epochs (more data is then more steps)."""
+
+    steps: int | None = Field(None, ge=1)
+    epochs: int | None = Field(None, ge=1)
+    validations: int = Field(10, ge=1, description="how often the select role is scored; the best checkpoint is kept")
+
+    @model_validator(mode="after")
+    def _one(self) -> Budget:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("say either steps or epochs")
+        return self
+
+
+class Controls(Section):
+    """Control arms that bring no new information, and at which synthetic counts they run."""
+
+    arms: Annotated[tuple[Control, ...], AfterValidator(_distinct)] = CONTROLS
+    at: Literal["largest", "each"] = "largest"
+
+
+def _control_list(value: Any) -> Any:
+    return {"arms": value} if isinstance(value, list) else value
+
+
+class RecipeMatch(Section):
+    """One recipe, named by its counts."""
+
+    real: int | Literal["all"] = 0
+    sees: int | None = Field(None, ge=1)
+    synthetic: dict[str, Count] = Field(default_factory=dict)
+
+    def recipe(self) -> Recipe:
+        """Return the recipe that is meant."""
+        real = None if self.real == "all" else self.real
+        pairs = tuple((name, count) for name, count in self.synthetic.items() if count)
+        return Recipe(real, pairs, sees=None if self.sees == real else self.sees)
+
+
+class Compare(Section):
+    """What is compared with what: each recipe with one control arm, by one primary metric."""
+
+    vary: Literal["train"] = "train"
+    against: RecipeMatch | None = Field(
+        None,
+        description="control arm; by default the same real pairs without synthetic ones, or, where a recipe has none, "
+        "those that its generators see",
+    )
+    metric: str = Field("iou-imagewise", description="METRIC-imagewise or METRIC-micro")
+
+    @model_validator(mode="after")
+    def _known_metric(self) -> Compare:
+        allowed = [f"{metric}-{kind}" for metric in SEGMENTATION_METRICS for kind in ("imagewise", "micro")]
+        if self.metric not in allowed:
+            raise ValueError(f"no metric {self.metric!r}{nearest(self.metric, allowed)}; allowed: {', '.join(allowed)}")
+        return self
+
+    @property
+    def primary(self) -> tuple[str, str]:
+        """Metric and reduction as they stand in the results table."""
+        metric, _, reduction = self.metric.rpartition("-")
+        return metric, "micro-imagewise" if reduction == "imagewise" else "micro"
+
+
+class Evaluate(Section):
+    """What is scored, and what an empty denominator counts."""
+
+    on: Annotated[tuple[str, ...], AfterValidator(_distinct)] = ("report",)
+    zero_division: Literal[0, 1, "nan"] = Field(1, description="score of an image when a metric divides by zero")
+
+
+class Fidelity(Section):
+    """How generators are measured, besides by what they do for segmenters."""
+
+    metrics: Annotated[tuple[str, ...], AfterValidator(_distinct)] = ("thumbnail-distance", "mask-area", "sim")
+    samples: Annotated[int, Field(ge=2)] | Literal["seen"] | None = Field(
+        None,
+        description="first so many of the pool, or as many as its generator was fitted on; all when left out",
+    )
+    sets: int = Field(
+        1, ge=1, description="sets of so many samples, each measured on its own; their mean and deviation are reported"
+    )
+    against: Literal["fit", "select", "report", "seen"] = Field(
+        "fit", description="role whose real images are the reference, or those that each generator was fitted on"
+    )
+    references: Annotated[tuple[Literal["select", "report"], ...], AfterValidator(_distinct)] = Field(
+        ("report",), description="roles whose real images are measured like synthetic ones: the floor they reach"
+    )
+    network: str | None = Field(None, description="feature network of frechet-distance")
+    segmenter: SegmenterUse | None = Field(
+        None, description="trained on all real pairs of the fit role for agreement; the study's first when left out"
+    )
+    budget: Budget | None = Field(None, description="how long that segmenter trains; as the study's when left out")
+
+    @model_validator(mode="after")
+    def _sized_sets(self) -> Fidelity:
+        if self.sets > 1 and self.samples is None:
+            raise ValueError(f"{self.sets} sets need samples, the size of each; add it, such as samples: 1000")
+        return self
+
+    def size(self, seen: int) -> int | None:
+        """Return how many pairs of a pool one set has; None when it takes what there is.
+
+        Args:
+            seen: real pairs that the pool's generator was fitted on.
+        """
+        return seen if self.samples == "seen" else self.samples
+
+
+class ReportDeclaration(Section):
+    """Which tables and figures; all that apply when left out. ``published`` names printed tables to set beside ours."""
+
+    tables: tuple[str, ...] = ()
+    figures: tuple[str, ...] = ()
+    published: tuple[str, ...] = ()
+    predictions: int = Field(6, ge=0, description="report images shown with predictions")
+
+
+def _seed_list(value: Any) -> Any:
+    if value == []:
+        raise ValueError("at least 1 seed is needed")
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 1:
+            raise ValueError(f"at least 1 seed is needed, got {value}")
+        return list(range(value))
+    return value
+
+
+def _speakable(names: dict[str, Any]) -> dict[str, Any]:
+    """Refuse names that labels and ``--only`` could not tell apart from their own syntax."""
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", name) or name in ("real", "sees"):
+            raise ValueError(
+                f"{name!r} cannot be a name: use letters, digits, '-', '_', '.' and '+', and neither 'real' nor 'sees'"
+            )
+    return names
+
+
+class Study(Section):
+    """A whole declaration."""
+
+    title: str = ""
+    dataset: DatasetDeclaration
+    generators: Annotated[dict[str, GeneratorDeclaration], AfterValidator(_speakable)] = Field(default_factory=dict)
+    segmenters: tuple[SegmenterUse, ...] = ()
+    train: tuple[TrainingSets, ...] = ()
+    budget: Budget = Budget(steps=4000)
+    controls: Annotated[Controls, BeforeValidator(_control_list)] = Controls()
+    protocol: Literal["clean", "published"] = "clean"
+    seeds: Annotated[tuple[Count, ...], BeforeValidator(_seed_list), AfterValidator(_distinct)] = (0, 1, 2)
+    compare: Compare = Compare()
+    evaluate: Evaluate = Evaluate()
+    fidelity: Fidelity | None = None
+    report: ReportDeclaration = ReportDeclaration()

@@ -1,0 +1,1 @@
+"""Pinned network weights: which there are, where they lie, how to get them. Imports ``errors`` and ``home`` only."""

@@ -1,0 +1,99 @@
+"""``harness store``: explain, accept-code, gc, verify and du through the real command line."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import numpy as np
+
+CELL = ("--only", "tiny * real=4 * seed=0")
+
+
+def edit(study: Any, old: str, new: str) -> None:
+    """Change the plugins' file, and make sure that it is read again."""
+    import sys
+
+    text = study.plugins.read_text()
+    assert old in text
+    study.plugins.write_text(text.replace(old, new))
+    status = study.plugins.stat()
+    os.utime(study.plugins, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))
+    for name in [name for name in sys.modules if name.startswith("harness_plugin_plugins")]:
+        del sys.modules[name]
+
+
+def test_explain_names_the_part_that_differs(temp_study: Any) -> None:
+    assert temp_study.run(*CELL).code == 0
+    label = "train tiny * real=4 * seed=0"
+    assert temp_study.command("store", "explain", label, "--json").json["stored"] is True
+    assert temp_study.command("study", "plan", "twelve", "--set", "segmenters.0.rate=0.25").code == 0
+    said = temp_study.command("store", "explain", label, "--json").json
+    assert said["stored"] is False
+    assert said["differences"] == {"plugin-parameters.rate": [0.25, 0.5]}
+    assert temp_study.command("store", "explain", "train tiny * reel=4").code == 2
+
+
+def test_changed_code_runs_again_unless_accepted_and_comments_do_not_count(temp_study: Any) -> None:
+    assert temp_study.run(*CELL).code == 0
+    edit(temp_study, '"""One 1x1 convolution."""', '"""A 1x1 convolution."""  # a comment')
+    assert temp_study.run(*CELL, "--json").json["ran"] == 0
+    edit(temp_study, "images - 0.5", "images - 0.25")
+    accepted = temp_study.run(*CELL, "--json", "--accept-code")
+    assert accepted.json["ran"] == 0
+    # Accepted once, it stands for the new code from then on; new code after that runs.
+    assert temp_study.run(*CELL, "--json").json["ran"] == 0
+    edit(temp_study, "images - 0.25", "images - 0.75")
+    assert temp_study.run(*CELL, "--json").json["ran"] == 2
+
+
+def test_garbage_is_what_no_last_plan_needs_and_goes_only_when_told(temp_study: Any) -> None:
+    assert temp_study.run(*CELL).code == 0
+    assert temp_study.command("store", "gc", "--json").json["folders"] == []
+    assert temp_study.run(*CELL, "--set", "segmenters.0.rate=0.25").code == 0
+    doomed = temp_study.command("store", "gc", "--json").json
+    assert (len(doomed["folders"]), doomed["deleted"]) == (2, False)
+    assert temp_study.command("store", "gc", "--yes").code == 0
+    assert temp_study.run(*CELL, "--json", "--set", "segmenters.0.rate=0.25").json["ran"] == 0
+    assert temp_study.run(*CELL, "--json").json["ran"] == 2
+
+
+def test_verify_finds_what_is_missing_or_changed(temp_study: Any) -> None:
+    assert temp_study.run(*CELL).code == 0
+    assert temp_study.command("store", "verify", "--json").json == {"results": 3, "broken": {}}
+    weights = next((temp_study.project / ".harness" / "store" / "results" / "train").glob("*/**/*.safetensors"))
+    weights.unlink()
+    answer = temp_study.command("store", "verify")
+    assert answer.code == 1
+    assert "weights are missing" in answer.out
+
+
+def test_du_counts_results_by_kind(temp_study: Any) -> None:
+    assert temp_study.run(*CELL).code == 0
+    told = temp_study.command("store", "du", "--json").json
+    assert {kind: row["results"] for kind, row in told.items() if kind != "features"} == {
+        "dataset": 1,
+        "evaluate": 1,
+        "train": 1,
+    }
+
+
+def test_features_that_nothing_reads_go_and_those_in_use_stay(temp_study: Any) -> None:
+    from harness.store.cache import cached, cached_path
+
+    def array() -> np.ndarray:
+        return np.zeros((2, 3), np.float32)
+
+    for name in ("old", "used"):
+        cached("network", name, array)
+        long_ago = time.time() - 40 * 86400
+        os.utime(cached_path("network", name), (long_ago, long_ago))
+    cached("network", "used", array)
+    told = temp_study.command("store", "gc", "--json").json
+    assert told["features"] == [str(cached_path("network", "old"))]
+    assert cached_path("network", "old").exists()
+    assert "Deleted 0 folders and 1 files of features" in temp_study.command("store", "gc", "--yes").out
+    assert not cached_path("network", "old").exists()
+    assert cached_path("network", "used").exists()
+    assert temp_study.command("store", "gc", "--unused-days", "0", "--json").json["features"]

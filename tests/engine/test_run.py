@@ -1,0 +1,242 @@
+"""A declared study from images to a report, through the real command line: holes, refusals, resumption, sharing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from harness.engine.load import load_study
+from harness.engine.plan import build_plan
+
+
+def rows(study: Any) -> pd.DataFrame:
+    return pd.read_csv(study.results, keep_default_na=False)
+
+
+def test_a_study_runs_to_its_report_and_again_runs_nothing(temp_study: Any) -> None:
+    first = temp_study.run()
+    assert first.code == 0, first.err
+    table = rows(temp_study)
+    segmentation = table[table.kind == "segmentation"]
+    # 5 training sets (3 declared, 2 controls), 2 seeds, 6 metrics in 2 reductions
+    assert len(segmentation) == 5 * 2 * 12
+    assert set(segmentation.status) == {"done"}
+    assert set(segmentation.arm) == {"real", "mixed", "control"}
+    assert (temp_study.project / "reports" / "twelve" / "report.html").is_file()
+    written = temp_study.results.read_bytes()
+    second = temp_study.run("--json")
+    assert second.code == 0
+    assert second.json["ran"] == 0
+    assert temp_study.results.read_bytes() == written
+
+
+def test_small_sets_nest_and_lineage_reaches_the_training_record(temp_study: Any) -> None:
+    assert temp_study.run().code == 0
+    store = temp_study.project / ".harness" / "store" / "results"
+    pool = next(json.loads(p.read_text()) for p in store.glob("refine/*/pairs/pairs.json"))
+    assert len(pool["ids"]) == 8
+    trained = {}
+    for path in store.glob("train/*/result.json"):
+        record = json.loads(path.read_text())
+        trained[record["label"]] = json.loads((path.parent / "seen.json").read_text())
+    real = {i for i, how in trained["train tiny * real=4 * seed=0"].items() if "trained on it" in how}
+    mixed = trained["train tiny * real=4,paint=8 * seed=0"]
+    assert len(real) == 4
+    assert real <= {i for i, how in mixed.items() if "trained on it" in how}
+    assert "the generator of its synthetic images was fitted on it" in mixed.values()
+
+
+def test_one_failed_stage_leaves_a_marked_hole_a_reason_and_a_non_zero_exit(temp_study: Any) -> None:
+    answer = temp_study.run("--set", "generators.paint.pairs.fail=true")
+    assert answer.code == 1
+    assert "RuntimeError: the paint is dry" in answer.err
+    table = rows(temp_study)
+    table = table[table.kind == "segmentation"]
+    status = table.groupby("recipe").status.unique().map(list).to_dict()
+    assert status["real=4"] == ["done"]
+    assert status["real=4,paint=8"] == ["skipped"]
+    assert set(table[table.recipe == "real=4,paint=8"].value) == {""}
+    page = (temp_study.project / "reports" / "twelve" / "report.md").read_text()
+    assert "incomplete" in page
+    assert "the paint is dry" in page
+    # What did not depend on it is kept, and mending the cause runs only the rest.
+    mended = temp_study.run("--json")
+    assert mended.code == 0
+    assert mended.json["stored"] >= 13
+
+
+def test_fail_fast_stops(temp_study: Any) -> None:
+    answer = temp_study.run("--fail-fast", "--json", "--set", "generators.paint.pairs.fail=true")
+    assert answer.code == 1
+    assert {"failed", "left"} <= {failure["status"] for failure in answer.json["failures"]}
+
+
+def test_only_runs_the_named_cells(temp_study: Any) -> None:
+    answer = temp_study.run("--json", "--only", "tiny * real=4 * seed=1")
+    assert answer.code == 0
+    assert answer.json["ran"] == 3
+    table = rows(temp_study)
+    done = table[(table.kind == "segmentation") & (table.status == "done")]
+    assert set(done.recipe) == {"real=4"}
+    assert set(done.seed.astype(int)) == {1}
+    assert temp_study.run("--only", "tiny * real=5").code == 2
+
+
+def test_plan_and_status_run_nothing(temp_study: Any) -> None:
+    plan = temp_study.command("study", "plan", "twelve", "--json")
+    assert plan.code == 0
+    assert {stage["state"] for stage in plan.json["stages"]} == {"left"}
+    kinds = {stage["kind"] for stage in plan.json["stages"]}
+    assert kinds == {"dataset", "fit", "select", "sample", "refine", "train", "evaluate", "fidelity"}
+    assert not (temp_study.project / ".harness" / "store" / "results").exists()
+    assert temp_study.run("--only", "tiny * real=4 * seed=0").code == 0
+    status = temp_study.command("study", "status", "twelve", "--json").json
+    assert status["done"] == 3
+    assert status["failed"] == 0
+
+
+def test_a_leak_is_refused_under_the_clean_protocol_and_marked_under_the_published_one(temp_study: Any) -> None:
+    answer = temp_study.run("--set", "protocol=published")
+    assert answer.code == 0
+    table = rows(temp_study)
+    leaks = table[table.kind == "segmentation"].leak
+    assert all("the segmenter's checkpoint was selected on it" in leak for leak in leaks)
+    assert "†" in (temp_study.project / "reports" / "twelve" / "report.md").read_text()
+
+
+PLANTED = '''
+from harness.learning import Checkpoint
+from {module} import Painter
+
+class Thief(Painter):
+    """Has looked at an image that it was not given, and says so."""
+    name = "thief"
+    def fit(self, pairs, context):
+        for checkpoint in super().fit(pairs, context):
+            yield Checkpoint(checkpoint.step, checkpoint.folder, pairs.seen() | {{"{stolen}"}})
+'''
+
+
+def test_a_generator_that_says_it_saw_more_than_it_was_given_is_stopped(temp_study: Any, monkeypatch: Any) -> None:
+    stolen = f"twelve/{build_plan(load_study('twelve')).splits[0].ids('report')[0]}"
+    name = f"painters_{os.getpid()}"
+    monkeypatch.syspath_prepend(str(temp_study.project))
+    (temp_study.project / f"{name}.py").write_text(temp_study.plugins.read_text())
+    (temp_study.project / "thief.py").write_text(PLANTED.format(module=name, stolen=stolen))
+    thief = f"generators.paint.pairs.plugin={temp_study.project / 'thief.py'}:Thief"
+    answer = temp_study.run("--set", thief)
+    assert answer.code == 1
+    assert f"has seen '{stolen}', which the fit was not given" in answer.err
+
+
+@pytest.mark.parametrize(("crash", "said"), [("exit", "exit code 7"), ("memory", "out-of-memory")])
+def test_a_crash_is_one_failed_stage(temp_study: Any, crash: str, said: str) -> None:
+    if crash == "exit":
+        answer = real_command(temp_study, "--set", "segmenters.0.crash=exit", "--profile", "short")
+        code, text = answer.returncode, answer.stderr
+    else:
+        done = temp_study.run("--set", f"segmenters.0.crash={crash}", "--profile", "short")
+        code, text = done.code, done.err
+    assert code == 1
+    assert said in text
+    assert "[1/" in text
+
+
+def real_command(study: Any, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from harness.cli import main; main()", "study", "run", "twelve", "--no-track"]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, check=False, **options)
+
+
+def start_command(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", "from harness.cli import main; main()", "study", "run", "twelve", "--no-track"]
+    return subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_killed_at_any_moment_a_study_resumes_to_the_same_results(temp_study: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("HARNESS_SAVE_EVERY_S", "0")
+    assert temp_study.run().code == 0
+    expected = temp_study.results.read_bytes()
+    monkeypatch.setenv("HARNESS_HOME", str(temp_study.project / "again"))
+    temp_study.project.joinpath("again").mkdir()
+    (temp_study.project / "again" / "data").symlink_to(temp_study.project / ".harness" / "data")
+    temp_study.results.unlink()
+    for lines in (1, 6, 13):
+        process = start_command("--jobs", "2")
+        assert process.stderr is not None
+        for _ in range(lines):
+            process.stderr.readline()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    store = temp_study.project / "again" / "store" / "results"
+    kept = {path: path.stat().st_mtime_ns for path in store.glob("*/*/result.json")}
+    assert kept
+    done = real_command(temp_study, "--jobs", "2")
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert temp_study.results.read_bytes() == expected
+
+
+def test_two_processes_on_one_study_share_the_work(temp_study: Any) -> None:
+    processes = [start_command("--jobs", "1"), start_command("--jobs", "1")]
+    said = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    ran = [set(re.findall(r"\] (.+): done in", text)) for text in said]
+    assert not ran[0] & ran[1]
+    assert len(ran[0] | ran[1]) == len(list((temp_study.project / ".harness/store/results").glob("*/*/result.json")))
+
+
+def test_orphaned_stages_end_with_their_harness(temp_study: Any) -> None:
+    process = start_command("--jobs", "1", "--profile", "short", "--set", "segmenters.0.crash=sleep")
+    deadline = time.monotonic() + 60
+    sleeping = temp_study.project / ".harness" / "sleeping"
+    while time.monotonic() < deadline and not sleeping.exists():
+        time.sleep(0.1)
+    assert _stages_of(temp_study.project)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and _stages_of(temp_study.project):
+        time.sleep(0.1)
+    assert not _stages_of(temp_study.project)
+
+
+def test_a_training_killed_in_the_middle_is_taken_up_where_it_was(temp_study: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("HARNESS_SAVE_EVERY_S", "0")
+    cell = ("--only", "tiny * real=4 * seed=0", "--set", "budget.steps=40")
+    assert temp_study.run(*cell).code == 0
+    expected = temp_study.results.read_bytes()
+    monkeypatch.setenv("HARNESS_HOME", str(temp_study.project / "again"))
+    temp_study.project.joinpath("again").mkdir()
+    (temp_study.project / "again" / "data").symlink_to(temp_study.project / ".harness" / "data")
+    monkeypatch.setenv("TINY_DIES_AT", "25")
+    assert real_command(temp_study, *cell).returncode == 1
+    state = next((temp_study.project / "again" / "store" / "work").glob("*/state.pt"))
+    monkeypatch.setenv("TINY_DIES_AT", "")
+    monkeypatch.setenv("TINY_LOG", str(temp_study.project / "steps"))
+    done = real_command(temp_study, *cell)
+    assert done.returncode == 0, done.stderr
+    assert not state.exists()
+    assert len((temp_study.project / "steps").read_text()) < 40 - 20
+    assert temp_study.results.read_bytes() == expected
+
+
+def _stages_of(project: Path) -> list[int]:
+    """Processes of the harness that have the project as their working folder."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter(["pid", "cwd", "cmdline"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if process.info["cwd"] == str(project) and "forkserver" in line:
+            found.append(process.info["pid"])
+    return found
