@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from harness.engine.load import LoadedStudy
+    from harness.study.loaded import LoadedStudy
 
 app = typer.Typer(help="List generators, fit one, sample from a fitted one.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -111,9 +111,9 @@ def declare_fit(
     from pydantic import ValidationError
 
     from harness.engine.check import check_plugins, check_study, describe_errors
-    from harness.engine.load import LoadedStudy
     from harness.errors import DeclarationError
     from harness.plugins.registry import load_plugin
+    from harness.study.loaded import LoadedStudy
     from harness.study.schema import Study
     from harness.study.yaml_document import Document, Location, Origin, apply_setting
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.engine.executors import Executor
-    from harness.engine.plan import Plan
+    from harness.engine.graph import Plan
     from harness.engine.run import Summary
     from harness.store.results import Store
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from harness.engine.plan import Plan, Stage
+    from harness.engine.graph import Plan, Stage
     from harness.store.results import Store
 
 app = typer.Typer(no_args_is_help=True)

@@ -23,7 +23,7 @@ from harness.conformance.checks import (
 )
 from harness.conformance.fresh_process import in_fresh_process, target_of
 from harness.data.pairs import PairSet
-from harness.engine.stages.running import sampled_pairs
+from harness.engine.stages.pool import sampled_pairs
 from harness.learning.work_folder import WorkFolder, run_fit
 from harness.plugins.contract import Checkpoint, Generator, Sample, SampleContext
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ValidationError
 
+from harness.engine.stages.declared import declared_kinds
 from harness.errors import HarnessError, nearest
 from harness.plugins.contract import Generator, Kind
 from harness.plugins.registry import load_plugin
@@ -113,7 +114,29 @@ def check_plugins(document: Document) -> list[str]:
             found.create(**{key: item for key, item in use.items() if key not in own[kind]})
         except ValidationError as error:
             problems += describe_errors(error, document, location, found.Parameters)
-    return problems
+    return problems + list(_stage_problems(document))
+
+
+def _stage_problems(document: Document) -> Iterator[str]:
+    """Say which stages that a study asks for are of no known kind, or take other parameters."""
+    uses = document.value.get("stages")
+    for i, use in enumerate(uses if isinstance(uses, list) else []):
+        if not isinstance(use, dict) or not isinstance(use.get("kind"), str):
+            continue
+        known = declared_kinds()
+        if use["kind"] not in known:
+            there = f"there are: {', '.join(known)}" if known else "an extension brings such kinds, and there is none"
+            place = ("stages", i, "kind")
+            yield (
+                f"{document.origin(place)}: stages.{i}.kind: no kind of stage {use['kind']!r} can be declared"
+                f"{nearest(use['kind'], list(known))}; {there}"
+            )
+            continue
+        parameters = known[use["kind"]].Parameters
+        try:
+            parameters(**{str(key): item for key, item in use.items() if key != "kind"})
+        except ValidationError as error:
+            yield from describe_errors(error, document, ("stages", i), parameters)
 
 
 def check_study(study: Study, document: Document) -> list[str]:

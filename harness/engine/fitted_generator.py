@@ -63,7 +63,7 @@ class FittedGenerator:
             HarnessError: masks are missing, or are given to a generator that makes its own.
             PluginError: the generator broke its contract.
         """
-        from harness.engine.stages.sample import check_sample, check_turn
+        from harness.engine.stages.pool import check_sample, check_turn
 
         name, conditional = self.generator.name, self.generator.card.makes == "images"
         if conditional and masks is None:
@@ -79,7 +79,7 @@ class FittedGenerator:
 
     def pool_seeds(self, seed: int, count: int) -> NDArray[np.int64]:
         """Return the seeds of the first ``count`` items of the pool that ``seed`` names, int64 (count,)."""
-        from harness.engine.stages.running import pool_seeds
+        from harness.engine.stages.pool import pool_seeds
 
         return pool_seeds(self.generator, self.checkpoint, self.real, seed, count)
 
@@ -159,7 +159,7 @@ class FittedGenerator:
             HarnessError: there is no checkpoint at ``step``, or the dataset of the fit is gone.
             PluginError: the plugin cannot be loaded.
         """
-        from harness.engine.stages.running import sampled_pairs
+        from harness.engine.stages.pool import sampled_pairs
 
         target, parameters = plugin or _plugin_of(store, fit)
         generator = load_plugin("generators", target).create(**parameters)
@@ -193,7 +193,7 @@ def _plugin_of(store: Store, fit: Result) -> tuple[str, dict[str, Any]]:
 
 def _real_pairs(store: Store, fit: Result, first: int | None, pictures: bool) -> PairSet:
     from harness.data.splits import subset_order
-    from harness.engine.stages.running import RealPairs
+    from harness.engine.stages.dataset import RealPairs
 
     ((kind, key),) = fit.record["inputs"]["dataset"]
     result = store.find(kind, key)
@@ -201,7 +201,7 @@ def _real_pairs(store: Store, fit: Result, first: int | None, pictures: bool) ->
         raise HarnessError(
             f"The dataset that {fit.record['label']!r} was fitted on is no longer in the store; run the fit again."
         )
-    dataset = RealPairs(result)
+    dataset = RealPairs(result.folder)
     parameters = fit.record["parts"]["parameters"]
     count = parameters["real"] if first is None else first
     if pictures:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,23 +11,9 @@ from pydantic import ValidationError
 from harness.engine.check import check_plugins, check_study, describe_errors
 from harness.errors import DeclarationError
 from harness.study.find import find_study
+from harness.study.loaded import LoadedStudy
 from harness.study.schema import Study
-from harness.study.yaml_document import Document, apply_setting, choose_profile, read_extended
-
-
-@dataclass(frozen=True)
-class LoadedStudy:
-    """A checked study with its name, profile and the document it was read from."""
-
-    name: str
-    profile: str
-    study: Study
-    document: Document
-
-    @property
-    def folder_name(self) -> str:
-        """Name of its report folder."""
-        return f"{self.name}-{self.profile}" if self.profile else self.name
+from harness.study.yaml_document import apply_setting, choose_profile, read_extended
 
 
 def load_study(name: str, profile: str | None = None, settings: tuple[str, ...] = ()) -> LoadedStudy:

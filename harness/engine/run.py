@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.engine.executors import Executor
-from harness.engine.plan import Plan, Stage
+from harness.engine.graph import Plan, Stage
 from harness.home import home
 from harness.store.results import Result, Store
 
@@ -63,6 +63,7 @@ def targets(plan: Plan, only: Sequence[str] = ()) -> list[str]:
     keys += [pool.fidelity for pool in plan.pools if pool.fidelity]
     keys += [reference.key for reference in plan.references]
     keys += [pool.key for pool in plan.pools]
+    keys += [measurement.key for measurement in plan.measurements]
     return list(dict.fromkeys([*keys, *plan.datasets.values()]))
 
 

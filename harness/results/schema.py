@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: Columns of ``results.csv``: one row a measured number, or one row with an empty value for a cell that has none.
 COLUMNS: dict[str, str] = {
-    "kind": "segmentation, fidelity or selection",
+    "kind": "segmentation, fidelity or selection; or the kind of a stage that the study asks for itself",
     "study": "name of the study",
     "profile": "profile, or empty for the study as declared",
     "protocol": "clean or published",

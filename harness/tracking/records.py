@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.engine.plan import Cell, Plan, Stage
+from harness.engine.graph import Cell, Plan, Stage
 from harness.store.results import Result
 
 #: Limits of MLflow 3.17.

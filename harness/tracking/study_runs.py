@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.engine.fitted_generator import FittedGenerator
-from harness.engine.plan import Plan, Stage
+from harness.engine.graph import Plan, Stage
 from harness.engine.run import Summary
 from harness.engine.worker import git_commit
 from harness.plugins.registry import load_plugin

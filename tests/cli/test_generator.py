@@ -146,8 +146,8 @@ def test_a_fit_is_kept_and_not_done_twice(fit):
 
 
 def test_the_key_of_a_fit_is_the_one_it_has_in_a_study(fit, home):
-    from harness.engine.load import LoadedStudy
     from harness.engine.plan import build_plan
+    from harness.study.loaded import LoadedStudy
     from harness.study.schema import Study
     from harness.study.yaml_document import Document
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from harness.data.pairs import PairSet
+from harness.engine.graph import Plan
 from harness.engine.load import load_study
-from harness.engine.plan import Plan, build_plan
-from harness.engine.stages import VERSIONS
-from harness.engine.stages.running import RealPairs
+from harness.engine.plan import build_plan
+from harness.engine.stages.dataset import RealPairs
+from harness.engine.stages.fidelity import FidelityStage
 from harness.errors import DeclarationError
 from harness.metrics.fidelity.measure import measure
 from harness.store.results import Result, Store, digest
@@ -28,7 +29,7 @@ class Stuck(Painter):
     name = "stuck"
 
     def sample(self, checkpoint, seeds, context, masks=None):
-        from harness.stages.running import item_seeds
+        from harness.engine.stages.pool import item_seeds
 
         made = super().sample(checkpoint, seeds, context, masks)
         images = made.images.copy()
@@ -75,7 +76,7 @@ def pairs_of(plan: Plan, store: Store, name: str) -> PairSet:
 def real(plan: Plan, store: Store, role: Any) -> PairSet:
     dataset = store.find("dataset", plan.datasets[0])
     assert dataset is not None
-    return RealPairs(dataset).role(role)
+    return RealPairs(dataset.folder).role(role)
 
 
 # the plan
@@ -96,7 +97,7 @@ def test_a_single_set_is_what_it_was_before_there_were_several(temp_study: Any, 
     defaults = {"metrics": ["thumbnail-distance", "mask-area", "sim"], "network": None, "against": "fit"}
     for pool in plan.pools:
         inputs = {"dataset": [plan.datasets[0]], "pool": [pool.key]}
-        parts = {"kind": "fidelity", "version": VERSIONS["fidelity"], "seed": 0, "inputs": inputs}
+        parts = {"kind": "fidelity", "version": FidelityStage.version, "seed": 0, "inputs": inputs}
         assert pool.fidelity == digest({**parts, "parameters": {**defaults, "samples": 6}})
     several = plan_of("{samples: 6, sets: 2}")
     assert not {pool.fidelity for pool in several.pools} & {pool.fidelity for pool in plan.pools}

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.engine.load import LoadedStudy
 from harness.engine.plan import build_plan
 from harness.engine.run import Summary, specification
 from harness.engine.worker import run_stage
 from harness.store.results import Store, write_json
+from harness.study.loaded import LoadedStudy
 from harness.study.schema import Study
 from harness.study.yaml_document import Document
 from harness.tracking import records
@@ -308,7 +308,7 @@ def test_the_model_of_a_fit_samples_what_the_store_samples(plan):
     import mlflow
     import pandas as pd
 
-    from harness.engine.stages.running import item_seeds
+    from harness.engine.stages.pool import item_seeds
     from harness.tracking.connection import tracking_uri
 
     mirror_all(plan)

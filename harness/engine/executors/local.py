@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.engine.executors import Executor
-from harness.engine.stages import LARGE
+from harness.engine.stages import kinds
 from harness.home import threads
 from harness.learning.devices import available_cores, visible_accelerators
 
@@ -68,7 +68,7 @@ class LocalExecutor(Executor):
         One that computes on more devices than there are can be started alone, and will say that there are too few.
         """
         free = self.jobs - len(self._running)
-        if kind not in LARGE:
+        if not kinds()[kind].thing.large:
             return free
         held = sum(running.devices for running in self._running.values() if running.large)
         if devices == 1:
@@ -90,13 +90,13 @@ class LocalExecutor(Executor):
         accelerators = self._lease(spec["kind"], devices)
         process = self._context.Process(target=_run, args=(spec, accelerators), name=spec["label"])
         process.start()
-        self._running[key] = _Running(process, accelerators, spec["kind"] in LARGE, devices)
+        self._running[key] = _Running(process, accelerators, kinds()[spec["kind"]].thing.large, devices)
         self._stores[key] = Path(spec["store"]) / "progress" / f"{key}.json"
 
     def _lease(self, kind: str, devices: int = 1) -> tuple[str, ...]:
         """Return the accelerators with the fewest stages of the kind's memory class, then with the fewest in all."""
         held = [(name, running.large) for running in self._running.values() for name in running.accelerators]
-        large = kind in LARGE
+        large = kinds()[kind].thing.large
 
         def load(name: str) -> tuple[int, int]:
             return held.count((name, large)), held.count((name, not large))

@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 import torch
 
+from harness.engine.graph import Plan
 from harness.engine.load import load_study
-from harness.engine.plan import Plan, build_plan
+from harness.engine.plan import build_plan
 from harness.engine.run import specification
-from harness.engine.stages.running import RealPairs
+from harness.engine.stages.dataset import RealPairs
 from harness.engine.worker import run_stage
 from harness.errors import DeclarationError
 from harness.store.results import Result, Store
@@ -59,7 +60,7 @@ def test_real_images_of_the_report_role_are_measured_like_synthetic_ones(temp_st
     (reference,) = plan.references
     dataset = store.find("dataset", plan.datasets[0])
     assert dataset is not None
-    real = RealPairs(dataset)
+    real = RealPairs(dataset.folder)
     assert reference.count == len(real.split.ids("report"))
     from harness.metrics.fidelity.measure import measure
 
@@ -82,7 +83,7 @@ def test_real_images_are_compared_with_those_of_the_other_role_never_with_themse
     (reference,) = plan.references
     dataset = store.find("dataset", plan.datasets[0])
     assert dataset is not None
-    real = RealPairs(dataset)
+    real = RealPairs(dataset.folder)
     fit, measured, other = (describe(real.role(name).images) for name in ("fit", role, yardstick))
     found = result(store, reference.key).values["measured"]["memorisation"]
     assert found["memorisation"] == pytest.approx(memorisation(fit, measured, other).closer)
@@ -114,7 +115,7 @@ def test_closest_pairs_areas_and_diversity_are_kept_for_figures(temp_study: Any)
     from harness.data.pairs import PairSet
     from harness.metrics.fidelity.memorisation import describe
 
-    fitted, pairs = RealPairs(dataset).role("fit"), PairSet.load(made.folder / "pairs").first(12)
+    fitted, pairs = RealPairs(dataset.folder).role("fit"), PairSet.load(made.folder / "pairs").first(12)
     closest = np.load(kept.folder / "closest.npz")
     table = np.linalg.norm(describe(pairs.images)[:, None] - describe(fitted.images)[None], axis=2)
     np.testing.assert_allclose(closest["distance"], np.sort(table.min(axis=1)), atol=1e-6)
@@ -190,11 +191,11 @@ def test_each_pool_is_compared_with_as_many_as_it_was_made_from(temp_study: Any)
     from harness.metrics.fidelity.measure import measure
 
     pools = [pool for pool in plan.pools if pool.generator == "resample"]
-    assert [(pool.real, pool.count) for pool in pools] == [(3, 12), (5, 20)]
+    assert [(pool.n_fit, pool.count) for pool in pools] == [(3, 12), (5, 20)]
     for pool in pools:
         made = store.find("sample", pool.key)
         assert made is not None
-        pairs, real = PairSet.load(made.folder / "pairs"), RealPairs(dataset).first(pool.real, 0)
+        pairs, real = PairSet.load(made.folder / "pairs"), RealPairs(dataset.folder).first(pool.n_fit, 0)
         found = result(store, pool.fidelity).values["measured"]
         size = len(real)
         for name in ("thumbnail-distance", "mask-area", "sim"):
@@ -213,7 +214,7 @@ def test_a_pool_grows_to_what_its_sets_take_of_what_it_has_seen(temp_study: Any)
     train = "[{sees: [3, 5], synthetic: {resample: 4}}]"
     plan = seen_plan(temp_study, train, "{metrics: [sim], samples: seen, sets: 5}")
     available = len(plan.splits[0].ids("fit"))
-    assert {(p.generator, p.real): p.count for p in plan.pools} == {
+    assert {(p.generator, p.n_fit): p.count for p in plan.pools} == {
         ("resample", 3): 15, ("resample", 5): 25, ("phantom", None): 5 * available,
     }  # fmt: skip
     # A size that is said as what it is has the key of the same size in figures.

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from harness.engine.graph import Stage
+from harness.engine.graph import Plan, Stage
 from harness.engine.load import load_study
-from harness.engine.plan import Plan, build_plan
+from harness.engine.plan import build_plan
 from harness.engine.run import specification
 from harness.engine.stages import select as selecting
+from harness.engine.stages.score_ahead import score_ahead
 from harness.engine.worker import run_stage
 from harness.store.results import Store
 
@@ -106,7 +107,7 @@ def test_every_checkpoint_is_scored_when_it_exists_and_never_again(study: Any, m
     plan, store = planned(study, "Painter")
     assert run(plan, store, "dataset")
     seen: list[list[str]] = []
-    original = selecting.score_ahead
+    original = score_ahead
 
     def watched(*arguments: Any) -> bool:
         done = original(*arguments)
