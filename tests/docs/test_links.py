@@ -58,10 +58,12 @@ def missing_names(page: Path) -> list[str]:
 def _is_module(name: str) -> bool:
     """Whether a dotted name is a module, or a name that the module before its last dot has in its text."""
     place, _, last = name.rpartition(".")
-    files = [(ROOT / n.replace(".", "/")).with_suffix(s) for n in (name, place) for s in (".py", "")]
-    if files[0].is_file() or files[1].is_dir():
-        return True
-    return files[2].is_file() and re.search(rf"\b{last}\b", files[2].read_text()) is not None
+    return bool(_files(name)) or any(re.search(rf"\b{last}\b", file.read_text()) for file in _files(place))
+
+
+def _files(module: str) -> list[Path]:
+    path = ROOT / module.replace(".", "/")
+    return [file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()]
 
 
 @each_page
