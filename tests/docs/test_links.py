@@ -15,7 +15,7 @@ CODE = re.compile(r"`[^`\n]+`")
 LINK = re.compile(r"\]\(\s*([^)\s]+)[^)]*\)|(?:src|href)=\"([^\"]+)\"")
 EXTERNAL = re.compile(r"[a-z][a-z+.-]*:")
 HEADING = re.compile(r"^#{1,6} +(.+?) *#*$", re.MULTILINE)
-PLACE = re.compile(r"(?<![\w/.-])(?:harness|generators|segmenters|benchmarks|tests|docs)/[\w./-]*\w")
+PLACE = re.compile(r"(?<![\w/.-])(?:harness|generators|segmenters|benchmarks|tests|docs)/[a-z0-9_./-]*[a-z0-9_]")
 MODULE = re.compile(
     r"(?:\bfrom|\bimport|-m) +((?:harness|generators|segmenters|benchmarks)(?:\.\w+)*)|`(harness\.\w+\.\w[\w.]*)`"
 )
@@ -74,6 +74,14 @@ def test_links_lead_somewhere(page):
 @each_page
 def test_paths_and_modules_exist(page):
     assert missing_names(page) == []
+
+
+def test_every_page_and_picture_is_linked():
+    index = (ROOT / "docs" / "README.md").read_text()
+    pages = [page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").glob("*/*.md")]
+    assert [page for page in pages if f"]({page})" not in index] == []
+    written = "".join(page.read_text() for page in PAGES)
+    assert [path.name for path in (ROOT / "docs" / "pictures").iterdir() if path.name not in written] == []
 
 
 def test_links_that_lead_nowhere_are_found(tmp_path):
