@@ -27,7 +27,7 @@ DOCUMENTED = {
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory) -> Path:
-    """The package that docs/how-to/write-a-plugin.md describes, as files, with the metadata an installer would write."""
+    """The package that docs/how-to/write-a-plugin.md describes, as files, with an installer's metadata."""
     root = tmp_path_factory.mktemp("package")
     for name, text in BLOCK.findall(DOCUMENTATION.read_text()):
         path = root / name
