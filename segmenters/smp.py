@@ -132,7 +132,7 @@ def timm_models() -> frozenset[str]:
 
 
 class SMPParameters(Parameters):
-    """Parameters of the segmenter ``smp``. The papers' values are in ``docs/segmenters.md``."""
+    """Parameters of the segmenter ``smp``. The papers' values are in ``docs/reference/segmenters.md``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
 
@@ -193,7 +193,7 @@ class SMPParameters(Parameters):
         if encoder in timm_models():
             raise ValueError(f"there is no encoder {encoder!r}; did you mean 'tu-{encoder}'?")
         raise ValueError(
-            f"there is no encoder {encoder!r}{nearest(encoder, ENCODERS)} (docs/segmenters.md lists them; "
+            f"there is no encoder {encoder!r}{nearest(encoder, ENCODERS)} (docs/reference/segmenters.md lists them; "
             "models of timm are tu-NAME)"
         )
 

@@ -1,4 +1,4 @@
-"""A conformance suite for plugins: what ``docs/plugins.md`` promises of each kind, tried out.
+"""A conformance suite for plugins: what ``docs/reference/plugins.md`` promises of each kind, tried out.
 
 Every check runs the plugin on tiny pairs drawn here, with the parameters of its ``example()``, on the CPU.
 """
