@@ -37,7 +37,7 @@ def test_different_values_have_different_digests(one: object, other: object) -> 
 CLAIM = """
 import sys
 from pathlib import Path
-from harness.store import Store
+from harness.store.results import Store
 sys.stdin.readline()
 print(Store(Path(sys.argv[1])).claim('k'), flush=True)
 sys.stdin.read()
