@@ -64,7 +64,7 @@ def fit(
         str | None, typer.Option(help="As dataset.split in a study, such as cpd; only its fit role is seen.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of everything the fit draws at random.")] = 0,
-    executor: Annotated[str, typer.Option(help="local (a process of its own) or in-process.")] = "local",
+    executor: Annotated[str, typer.Option(help="local (a process of its own), in-process, or one of yours.")] = "local",
     track: Annotated[bool, typer.Option("--track/--no-track", help="Mirror the fit to MLflow.")] = True,
     as_json: Json = False,
 ) -> None:

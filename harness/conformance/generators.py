@@ -26,7 +26,7 @@ from harness.data.pairs import PairSet
 from harness.engine.stages.running import sampled_pairs
 from harness.learning.work_folder import WorkFolder, run_fit
 from harness.plugins.contract import Checkpoint, Generator, Sample, SampleContext
-from harness.plugins.registry import target_of
+from harness.plugins.discovery import target_of
 
 _FEWEST_SAVES = 3
 _MODELS = 3  # pairs that a generator of one model a pair is fitted on: the fewest that tell taking turns from swapping

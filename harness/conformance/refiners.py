@@ -21,7 +21,7 @@ from harness.conformance.checks import (
 from harness.conformance.fresh_process import in_fresh_process
 from harness.data.pairs import PairSet
 from harness.plugins.contract import Refiner, Sample, SampleContext
-from harness.plugins.registry import target_of
+from harness.plugins.discovery import target_of
 
 _ALL = list(range(len(SEEDS)))
 

@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from harness.errors import HarnessError, PluginError
 from harness.home import extensions_folder
-from harness.plugins.import_file import import_file, imported_from_file
+from harness.plugins.import_file import import_file, place_of
 
 T = TypeVar("T")
 
@@ -43,9 +43,14 @@ class Found(Generic[T]):
     origin: str
 
     @property
-    def place(self) -> str:
-        """Where a person finds it: a file, or a module."""
-        return self.origin if imported_from_file(self.module) else self.module
+    def target(self) -> str:
+        """Where it is: ``module`` or ``path/to/file.py``, and of a class ``:Class`` behind it."""
+        return target_of(self.thing) if inspect.isclass(self.thing) else place_of(self.module)
+
+
+def target_of(found: type) -> str:
+    """Return what another process finds a class by: ``module:Class`` or ``path/to/file.py:Class``."""
+    return f"{place_of(found.__module__)}:{found.__name__}"
 
 
 def discover(of: type, packages: Sequence[str]) -> dict[str, Found[Any]]:
@@ -70,12 +75,12 @@ def _discovered(of: type, packages: tuple[str, ...], files: tuple[Path, ...]) ->
     found: dict[str, Found[Any]] = {}
     for module, origin in [*modules, *_extensions(files)]:
         for thing in _defined_in(module, of):
-            one = Found(_name_of(thing, of, module, origin), thing, module.__name__, origin)
+            one = Found(_name_of(thing, of, module), thing, module.__name__, origin)
             known = found.setdefault(one.name, one)
             if known.thing is not thing:
                 raise PluginError(
-                    f"Two of a kind ({of.__name__}) are called {one.name!r}: one in {known.place} and one in "
-                    f"{one.place}; rename one."
+                    f"Two of a kind ({of.__name__}) are called {one.name!r}: one in {place_of(known.module)} and one "
+                    f"in {place_of(one.module)}; rename one."
                 )
     return found
 
@@ -148,10 +153,11 @@ def _is_offered(derived: type, of: type) -> bool:
     return not inspect.isabstract(derived) and (inspect.isabstract(of) or bool(vars(derived).get("name")))
 
 
-def _name_of(thing: Any, of: type, module: ModuleType, origin: str) -> str:
+def _name_of(thing: Any, of: type, module: ModuleType) -> str:
     name = getattr(thing, "name", None)
     if isinstance(name, str) and name:
         return name
     shown = thing.__name__ if inspect.isclass(thing) else repr(thing)
-    place = Found("", thing, module.__name__, origin).place
-    raise PluginError(f"{shown} in {place} is a {of.__name__} without a name; give it one: name = '...'.")
+    raise PluginError(
+        f"{shown} in {place_of(module.__name__)} is a {of.__name__} without a name; give it one: name = '...'."
+    )

@@ -47,3 +47,9 @@ def import_file(path: Path) -> ModuleType:
 def imported_from_file(module: str) -> bool:
     """Whether a module's name is one that :func:`import_file` gave it."""
     return module.startswith(_PREFIX)
+
+
+def place_of(module: str) -> str:
+    """Return what another process can import a module by: the path of a file that was given by path, else its name."""
+    by_path = module == "__main__" or imported_from_file(module)
+    return str(sys.modules[module].__file__) if by_path else module

@@ -9,7 +9,6 @@ import ast
 import importlib
 import importlib.util
 import inspect
-import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 from harness.errors import PluginError, nearest
 from harness.plugins.contract import KINDS, Generator, Kind, Plugin, Refiner, Segmenter
 from harness.plugins.discovery import discover, installed, origin_of
-from harness.plugins.import_file import import_file, imported_from_file
+from harness.plugins.import_file import import_file
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def registry() -> dict[tuple[Kind, str], PluginEntry]:
     for kind, base in BASES.items():
         for one in discover(base, []).values():
             summary = (inspect.getdoc(one.thing) or "").partition("\n")[0]
-            _add(found, PluginEntry(kind, one.name, target_of(one.thing), one.origin, summary))
+            _add(found, PluginEntry(kind, one.name, one.target, one.origin, summary))
     return found
 
 
@@ -97,13 +96,6 @@ def _add(found: dict[tuple[Kind, str], PluginEntry], entry: PluginEntry) -> None
             f"Two {entry.kind} are called {entry.name!r}: {known.target} ({known.origin}), {entry.target} "
             f"({entry.origin}); rename one or take it away."
         )
-
-
-def target_of(plugin: type[Any]) -> str:
-    """Return what :func:`load_plugin` finds a class by in another process."""
-    module = plugin.__module__
-    by_path = module == "__main__" or imported_from_file(module)
-    return f"{sys.modules[module].__file__ if by_path else module}:{plugin.__name__}"
 
 
 def _import_target(target: str) -> type[Plugin]:

@@ -6,6 +6,8 @@ Layout below ``.harness/store``::
     work/<key>/             a stage in progress: its files, saved training state, log; becomes the result
     locks/<key>             held by the process that writes in that work folder
     claims/<key>.json       who works on a stage now; taken over when its owner has died
+    specs/<key>.json, .log  what a stage in a process of its own was told, and what it printed
+    progress/<key>.json     how far such a stage is
     failures/<key>.json     why the last try had no result; never read as a result
     identities/<key_without_code>   key of a result by everything but code (``--accept-code``)
     accepted/<key>          a key that ``--accept-code`` lets stand for another
@@ -25,7 +27,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,6 +184,31 @@ class Store:
         with (folder / key).open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+    def specification_path(self, key: str) -> Path:
+        """Return the file that tells the process of a stage what to do."""
+        return self.root / "specs" / f"{key}.json"
+
+    def log_path(self, key: str) -> Path:
+        """Return the file for what the process of a stage prints."""
+        return self.root / "specs" / f"{key}.log"
+
+    @contextlib.contextmanager
+    def showing_progress(self, key: str) -> Iterator[Callable[[int, int, str], None]]:
+        """Give a function that tells other processes how far a stage is: done, total and unit."""
+        path = self._progress_path(key)
+        try:
+            yield lambda done, total, unit: write_json(path, {"done": done, "total": total, "unit": unit})
+        finally:
+            path.unlink(missing_ok=True)
+
+    def progress(self, key: str) -> tuple[int, int, str] | None:
+        """Return done, total and unit of a stage that runs in another process, or None when it has not told."""
+        told = _read_json(self._progress_path(key))
+        return None if told is None else (int(told["done"]), int(told["total"]), str(told["unit"]))
+
+    def _progress_path(self, key: str) -> Path:
+        return self.root / "progress" / f"{key}.json"
 
     # claims
 

@@ -92,8 +92,7 @@ def test_built_ins_come_first_then_extensions_each_with_its_origin(
     assert [(one.name, one.origin) for one in found.values()] == [
         ("blue", "built-in"), ("navy", "built-in"), ("red", "built-in"), ("green", str(path)),
     ]  # fmt: skip
-    assert (found["red"].module, found["red"].place) == (f"{room}.warm", f"{room}.warm")
-    assert found["green"].place == str(path)
+    assert (found["red"].target, found["green"].target) == (f"{room}.warm", str(path))
     assert found["green"].thing == Colour("green")
 
 
@@ -104,7 +103,8 @@ def test_classes_are_found_where_they_are_defined_and_can_be_used(
     extension("saw.py", f"from {room}.second import Hammer\n{HAMMER.replace('ammer', 'atchet')}")
     found = discover(Tool, [room])
     assert {name: one.thing().use() for name, one in found.items()} == {"hammer": "bang", "hatchet": "bang"}
-    assert found["hammer"].module == f"{room}.second"
+    assert found["hammer"].target == f"{room}.second:Hammer"
+    assert found["hatchet"].target == f"{found['hatchet'].origin}:Hatchet"
 
 
 def test_bases_for_others_are_not_found(extension: Callable[[str, str], Path]) -> None:
@@ -134,7 +134,9 @@ def test_two_of_one_name_are_refused_with_both_places(
 ) -> None:
     room = package(warm=RED)
     path = extension("red.py", RED)
-    with pytest.raises(PluginError, match=f"Two of a kind \\(Colour\\) are called 'red': one in {room}.warm and one "):
+    with pytest.raises(
+        PluginError, match=f"Two of a kind \\(Colour\\) are called 'red': one in {room}.warm and one in "
+    ):
         discover(Colour, [room])
     other = extension("more.py", RED)
     with pytest.raises(PluginError, match=f"one in {other} and one in {path}; rename one"):
