@@ -63,6 +63,20 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         return None
 
 
+#: Names that fields of a record had before, by what they are called now.
+_FORMER_NAMES = {"runtime": "attachments", "key_without_code": "identity"}
+
+
+def _read_record(folder: Path) -> dict[str, Any] | None:
+    """Return the record of a result, with the fields of one from an earlier version under their names of today."""
+    record = _read_json(folder / "result.json")
+    if record is not None:
+        for name, former in _FORMER_NAMES.items():
+            if former in record:
+                record.setdefault(name, record.pop(former))
+    return record
+
+
 @dataclass(frozen=True)
 class Result:
     """A committed result.
@@ -116,7 +130,7 @@ class Store:
         for candidate in (key, self._accepted(key)):
             if candidate:
                 folder = self.result_folder(kind, candidate)
-                record = _read_json(folder / "result.json")
+                record = _read_record(folder)
                 if record is not None:
                     return Result(candidate, folder, record)
         return None
@@ -150,7 +164,7 @@ class Store:
         try:
             work.rename(target)
         except OSError:
-            if _read_json(target / "result.json") is None:
+            if _read_record(target) is None:
                 # A result torn by a power loss: the new one takes its place.
                 shutil.rmtree(target, ignore_errors=True)
                 work.rename(target)
@@ -166,7 +180,7 @@ class Store:
     def results(self) -> Iterator[Result]:
         """Yield every committed result."""
         for path in sorted((self.root / "results").glob("*/*/result.json")):
-            record = _read_json(path)
+            record = _read_record(path.parent)
             if record is not None:
                 yield Result(path.parent.name, path.parent, record)
 
