@@ -213,7 +213,10 @@ def _weights() -> Iterator[Check]:
 
 
 def _plugins() -> Iterator[Check]:
-    """Import every plugin that is installed."""
+    """Import every plugin that is installed, and find all else that one file can add."""
+    from harness.cli.plugin import also_listed
+    from harness.home import extensions_folder
+    from harness.plugins.discovery import extension_files
     from harness.plugins.registry import load_plugin, registry
 
     entries = sorted(registry())
@@ -225,7 +228,10 @@ def _plugins() -> Iterator[Check]:
             wrong.append(Check("plugins", "broken", str(error), "mend or uninstall it"))
     yield from wrong
     if not wrong:
-        yield Check("plugins", "ok", f"all {len(entries)} can be imported")
+        yield Check("plugins", "ok", f"all {len(entries)} can be imported, and {len(list(also_listed()))} other things")
+    files = extension_files()
+    if files:
+        yield Check("extensions", "ok", f"{', '.join(file.name for file in files)} in {extensions_folder()}")
 
 
 def _mlflow() -> Iterator[Check]:

@@ -38,7 +38,7 @@ ALSO_LISTED: tuple[tuple[str, str, str], ...] = (("executors", "harness.engine.e
 def list_plugins(as_json: AsJson = False) -> None:
     """List everything that one file can add, built-in, installed or an extension, without importing any plugin."""
     entries = [registry()[key] for key in sorted(registry(), key=lambda key: (KINDS.index(key[0]), key[1]))]
-    rows = [*(dataclasses.asdict(entry) for entry in entries), *_also_listed()]
+    rows = [*(dataclasses.asdict(entry) for entry in entries), *also_listed()]
     if as_json:
         print(json.dumps(rows, indent=1))
         return
@@ -48,12 +48,12 @@ def list_plugins(as_json: AsJson = False) -> None:
     )
 
 
-def _also_listed() -> Iterator[dict[str, str]]:
+def also_listed() -> Iterator[dict[str, str]]:
     """Yield the rows of what is no plugin, as those of plugins are."""
     for kind, where, attribute in ALSO_LISTED:
         module, _, function = where.partition(":")
         for one in getattr(importlib.import_module(module), function)().values():
-            summary = str(getattr(one.thing, attribute) or "").strip().partition("\n")[0]
+            summary = str(getattr(one.thing, attribute, None) or one.thing.__doc__ or "").strip().partition("\n")[0]
             yield {"kind": kind, "name": one.name, "target": one.target, "origin": one.origin, "summary": summary}
 
 

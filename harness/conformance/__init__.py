@@ -1,6 +1,7 @@
 """A conformance suite for plugins: what ``docs/plugins.md`` promises of each kind, tried out.
 
-Every check runs the plugin on tiny pairs drawn here, with the parameters of its ``example()``, on the CPU.
+Every check runs the plugin on tiny pairs drawn here, with the parameters of its ``example()``, on the CPU. Imports
+``engine`` and lower rooms.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def discover(of: type, packages: Sequence[str]) -> dict[str, Found[Any]]:
     Raises:
         PluginError: two things have one name, one has none, or an extension cannot be imported; names the file.
     """
-    return dict(_discovered(of, tuple(packages), _extension_files()))
+    return dict(_discovered(of, tuple(packages), extension_files()))
 
 
 @cache
@@ -93,7 +93,7 @@ def modules_of(package: str) -> Iterator[ModuleType]:
             yield importlib.import_module(f"{package}.{name}")
 
 
-def _extension_files() -> tuple[Path, ...]:
+def extension_files() -> tuple[Path, ...]:
     """Return the files in the project's folder of extensions, by name."""
     folder = extensions_folder()
     try:

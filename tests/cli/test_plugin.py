@@ -137,13 +137,20 @@ def test_a_broken_extension_is_one_sentence_that_names_it(
     )
 
 
-def test_the_doctor_finds_a_broken_extension(extension: Callable[..., Path]) -> None:
+def _plugins_by_doctor() -> list[Any]:
     from harness.cli.doctor import run_checks
 
+    return [check for check in run_checks(False) if check.name in ("plugins", "extensions")]
+
+
+def test_the_doctor_finds_a_broken_extension(extension: Callable[..., Path]) -> None:
     path = extension(BROKEN)
-    checks = {check.name: check for check in run_checks(False) if check.name == "plugins"}
-    assert checks["plugins"].status == "broken"
+    checks = {check.name: check for check in _plugins_by_doctor()}
+    assert (list(checks), checks["plugins"].status) == (["plugins"], "broken")
     assert str(path) in checks["plugins"].found
+    extension(KINDS_OF_ONE_FILE)
+    found = {check.name: check.found for check in _plugins_by_doctor()}
+    assert found["extensions"] == f"mine.py in {path.parent}"
 
 
 @pytest.mark.parametrize("words", ["--help", "--version", "data list", "weights list", "study list"])
