@@ -92,11 +92,16 @@ def specification(stage: Stage, plan: Plan, store: Store) -> dict[str, Any]:
         "store": str(store.root),
         "home": str(home()),
         "extensions": str(extensions_folder()),
-        "large": stage.kind in LARGE,
+        "large": _is_large(stage),
         "devices": stage.devices,
         "device": "auto",
         "selections": [specification(select, plan, store) for select in waiting] if stage.kind == "fit" else [],
     }
+
+
+def _is_large(stage: Stage) -> bool:
+    """Whether a stage holds a network and its batches on the device."""
+    return stage.kind in LARGE
 
 
 def _memory_kills() -> int:
@@ -159,7 +164,7 @@ class _Run:
                 reason = f"needs {self.plan.stages[broken].label!r}, which has no result"
                 self._fail(stage, {"status": "skipped", "reason": reason, "label": stage.label, "kind": stage.kind})
                 continue
-            if not all(k in self.done for k in inputs) or self.executor.free(stage.kind in LARGE, stage.devices) <= 0:
+            if not all(k in self.done for k in inputs) or self.executor.free(_is_large(stage), stage.devices) <= 0:
                 continue
             if not self.store.claim(key):
                 self._look_elsewhere(stage)

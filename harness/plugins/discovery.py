@@ -13,17 +13,18 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, partial, wraps
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from harness.errors import HarnessError, PluginError
 from harness.home import extensions_folder
 from harness.plugins.import_file import import_file, place_of
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,25 @@ def target_of(found: type) -> str:
     return f"{place_of(found.__module__)}:{found.__name__}"
 
 
+#: Extensions that are being imported.
+_importing: set[str] = set()
+
+
+def remembered(find: Callable[P, T]) -> Callable[P, T]:
+    """Remember what a function finds, once every extension is imported.
+
+    An extension that asks what there is while it is being imported is told all but what it has yet to define: an answer
+    for then, not for later.
+    """
+    kept = cache(find)
+
+    @wraps(find)
+    def found(*arguments: P.args, **named: P.kwargs) -> T:
+        return find(*arguments, **named) if _importing else kept(*arguments, **named)
+
+    return found
+
+
 def discover(of: type, packages: Sequence[str]) -> dict[str, Found[Any]]:
     """Return what is an ``of``, by name: built-ins first, by module, then extensions.
 
@@ -66,11 +86,11 @@ def discover(of: type, packages: Sequence[str]) -> dict[str, Found[Any]]:
     Raises:
         PluginError: two things have one name, one has none, or an extension cannot be imported; names the file.
     """
-    return dict(_discovered(of, tuple(packages), extension_files()))
+    return dict(_found(of, tuple(packages), extension_files()))
 
 
-@cache
-def _discovered(of: type, packages: tuple[str, ...], files: tuple[Path, ...]) -> dict[str, Found[Any]]:
+@remembered
+def _found(of: type, packages: tuple[str, ...], files: tuple[Path, ...]) -> dict[str, Found[Any]]:
     modules = [(module, "built-in") for package in packages for module in modules_of(package)]
     found: dict[str, Found[Any]] = {}
     for module, origin in [*modules, *_extensions(files)]:
@@ -127,6 +147,8 @@ def _extensions(files: Sequence[Path]) -> Iterator[tuple[ModuleType, str]]:
 
 
 def _imported(shown: str, load: Callable[[], ModuleType]) -> ModuleType:
+    outermost = shown not in _importing
+    _importing.add(shown)
     try:
         return load()
     # An extension may fail in any way that Python code can, and must not end a command without a word.
@@ -135,6 +157,9 @@ def _imported(shown: str, load: Callable[[], ModuleType]) -> ModuleType:
         raise PluginError(
             f"The extension {shown} cannot be imported: {' '.join(reason.split())}; mend it, or move it away."
         ) from error
+    finally:
+        if outermost:
+            _importing.discard(shown)
 
 
 def _defined_in(module: ModuleType, of: type) -> Iterator[Any]:

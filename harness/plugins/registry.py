@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.errors import PluginError, nearest
 from harness.plugins.contract import KINDS, Generator, Kind, Plugin, Refiner, Segmenter
-from harness.plugins.discovery import discover, installed, origin_of
+from harness.plugins.discovery import discover, extension_files, installed, origin_of, remembered
 from harness.plugins.import_file import import_file
 
 
@@ -64,6 +64,11 @@ def registry() -> dict[tuple[Kind, str], PluginEntry]:
     Raises:
         PluginError: two plugins of one kind have the same name, or an extension cannot be imported.
     """
+    return _with_extensions(extension_files())
+
+
+@remembered
+def _with_extensions(files: tuple[Path, ...]) -> dict[tuple[Kind, str], PluginEntry]:
     found = dict(_without_extensions())
     for kind, base in BASES.items():
         for one in discover(base, []).values():

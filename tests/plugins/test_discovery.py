@@ -236,31 +236,45 @@ def test_a_file_is_imported_once_and_one_that_is_added_later_is_seen(
     assert discover(Tool, []) == {}
 
 
+def test_an_extension_may_ask_what_there_is_while_it_is_imported(
+    package: Callable[..., str], extension: Callable[[str, str], Path]
+) -> None:
+    """It sees what is built in; what it defines after that is found all the same."""
+    room = package(warm=RED)
+    extension(
+        "tools.py",
+        f"from harness.plugins.discovery import discover\nfrom kinds import Colour\n"
+        f"PALE = Colour('pale ' + discover(Colour, ['{room}'])['red'].name)\n",
+    )
+    assert discover(Tool, []) == {}
+    assert list(discover(Colour, [room])) == ["red", "pale red"]
+
+
 def test_what_is_returned_can_be_changed_without_harm(extension: Callable[[str, str], Path]) -> None:
     extension("colours.py", RED)
     discover(Colour, []).clear()
     assert list(discover(Colour, [])) == ["red"]
 
 
+@pytest.mark.parametrize("module", ["warm", "broken"])
 def test_an_installed_package_brings_extensions_under_its_own_name(
-    package: Callable[..., str], harness_home: Path, monkeypatch: pytest.MonkeyPatch
+    package: Callable[..., str], extension: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch, module: str
 ) -> None:
     room = package(warm=RED, broken="1 / 0")
+    extension("colours.py", "from kinds import Colour\nBLUE = Colour('blue')\n")
 
     class Point(EntryPoint):
         dist: Any = type("Distribution", (), {"name": "paint-shop"})
 
-    def point(module: str) -> None:
-        points = (Point("any", f"{room}.{module}", "harness.extensions"),)
-        monkeypatch.setattr(discovery, "installed", lambda group: points if group == "harness.extensions" else ())
-        discovery._discovered.cache_clear()
-
-    point("warm")
-    assert discover(Colour, [])["red"] == Found("red", Colour("red"), f"{room}.warm", "paint-shop")
-    point("broken")
-    with pytest.raises(PluginError, match=f"The extension {room}.broken cannot be imported: ZeroDivisionError"):
-        discover(Colour, [])
-    discovery._discovered.cache_clear()
+    points = (Point("any", f"{room}.{module}", "harness.extensions"),)
+    monkeypatch.setattr(discovery, "installed", lambda group: points if group == "harness.extensions" else ())
+    if module == "warm":
+        found = discover(Colour, [])
+        assert list(found) == ["blue", "red"]
+        assert found["red"] == Found("red", Colour("red"), f"{room}.warm", "paint-shop")
+    else:
+        with pytest.raises(PluginError, match=f"The extension {room}.broken cannot be imported: ZeroDivisionError"):
+            discover(Colour, [])
 
 
 def test_two_threads_see_whole_modules(extension: Callable[[str, str], Path]) -> None:
