@@ -17,14 +17,13 @@ from functools import cache, partial, wraps
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, TypeVar
 
 from harness.errors import HarnessError, PluginError
 from harness.home import extensions_folder
 from harness.plugins.import_file import import_file, place_of
 
 T = TypeVar("T")
-P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def target_of(found: type) -> str:
 _importing: set[str] = set()
 
 
-def remembered(find: Callable[P, T]) -> Callable[P, T]:
+def remembered(find: Callable[..., T]) -> Callable[..., T]:
     """Remember what a function finds, once every extension is imported.
 
     An extension that asks what there is while it is being imported is told all but what it has yet to define: an answer
@@ -67,8 +66,8 @@ def remembered(find: Callable[P, T]) -> Callable[P, T]:
     kept = cache(find)
 
     @wraps(find)
-    def found(*arguments: P.args, **named: P.kwargs) -> T:
-        return find(*arguments, **named) if _importing else kept(*arguments, **named)
+    def found(*arguments: Any) -> T:
+        return (find if _importing else kept)(*arguments)
 
     return found
 
