@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.engine.executors import Executor
+    from harness.engine.executors.executor import Executor
     from harness.engine.graph import Plan
     from harness.engine.run import Summary
     from harness.store.results import Store

@@ -124,7 +124,7 @@ def plan(
     profile: Profile = None,
     settings: Settings = None,
     only: Only = None,
-    executor: Annotated[str, typer.Option(help="local or in-process.")] = "local",
+    executor: Annotated[str, typer.Option(help="As for run.")] = "local",
     jobs: Annotated[int | None, typer.Option(help="Stages at once.")] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Accepted as for run; changes no plan.")] = False,
     accept_code: Annotated[bool, typer.Option("--accept-code", help="Keep results that differ in code only.")] = False,
@@ -136,7 +136,7 @@ def plan(
     from harness.engine.preflight import missing_weights
 
     running = make_executor(executor, jobs)
-    at_once = running.free("train")
+    at_once = running.free(large=True)
     planned, store = planned_study(name, profile, settings, accept_code)
     states = _states(planned, store, only)
     left = [stage for stage, state in states if state != "done"]
@@ -161,7 +161,7 @@ def run(
     profile: Profile = None,
     settings: Settings = None,
     only: Only = None,
-    executor: Annotated[str, typer.Option(help="local (a process a stage) or in-process.")] = "local",
+    executor: Annotated[str, typer.Option(help="local (a process a stage), in-process, or one of yours.")] = "local",
     jobs: Annotated[int | None, typer.Option(help="Stages at once; chosen from cores and accelerators.")] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
     accept_code: Annotated[bool, typer.Option("--accept-code", help="Keep results that differ in code only.")] = False,
@@ -239,7 +239,7 @@ def status(name: Name, profile: Profile = None, settings: Settings = None, as_js
     states = _states(planned, store, None)
     counts = {state: sum(s == state for _, s in states) for state in ("done", "running", "failed", "left")}
     rest = [stage for stage, state in states if state != "done"]
-    seconds, unknown = estimate_seconds(rest, store, make_executor("local", None).free("train"))
+    seconds, unknown = estimate_seconds(rest, store, make_executor("local", None).free(large=True))
     failed = [(stage, store.failure(stage.key) or {}) for stage, state in states if state == "failed"]
     if as_json:
         reasons = [{"label": s.label, "status": f.get("status"), "reason": f.get("reason")} for s, f in failed]

@@ -21,11 +21,12 @@ from harness.conformance.checks import (
     same,
     take,
 )
-from harness.conformance.fresh_process import in_fresh_process, target_of
+from harness.conformance.fresh_process import in_fresh_process
 from harness.data.pairs import PairSet
 from harness.engine.stages.pool import sampled_pairs
 from harness.learning.work_folder import WorkFolder, run_fit
 from harness.plugins.contract import Checkpoint, Generator, Sample, SampleContext
+from harness.plugins.discovery import target_of
 
 _FEWEST_SAVES = 3
 _MODELS = 3  # pairs that a generator of one model a pair is fitted on: the fewest that tell taking turns from swapping

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from harness.engine.stages.declared import declared_kinds
 from harness.errors import HarnessError, nearest
 from harness.plugins.contract import Generator, Kind
-from harness.plugins.registry import load_plugin
+from harness.plugins.registry import load_plugin, registry
 from harness.study.expand import expand_recipes
 from harness.study.find import study_folders
 from harness.study.schema import ROLES, GeneratorUse, PerReal, PluginUse, Study, TrainingSets
@@ -93,7 +93,12 @@ def _plugin_uses(value: dict[str, Any]) -> Iterator[tuple[Kind, Location, Any]]:
 
 
 def check_plugins(document: Document) -> list[str]:
-    """Check that every plugin exists and takes the parameters it is given."""
+    """Check that every plugin exists and takes the parameters it is given.
+
+    Raises:
+        PluginError: an extension cannot be imported.
+    """
+    registry()  # raises here for an extension that cannot be imported: no use of a plugin is to blame for it
     own = {"generators": {"plugin", "select"}, "refiners": {"plugin"}, "segmenters": {"plugin", "name"}}
     problems: list[str] = []
     for kind, location, use in _plugin_uses(document.value):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,9 +141,9 @@ class FittedGenerator:
         selection: Result | None = None,
         step: int | None = None,
         *,
+        runtime: Mapping[str, Any],
         first: int | None = None,
         pictures: bool = True,
-        plugin: tuple[str, dict[str, Any]] | None = None,
     ) -> FittedGenerator:
         """Open a fit in the store.
 
@@ -151,9 +152,9 @@ class FittedGenerator:
             fit: result of a ``fit`` stage.
             selection: result of its ``select`` stage, to sample from the selected checkpoint.
             step: of the checkpoint; by default the selected one, or the last.
+            runtime: of the stage that is sampled as: one fit serves generators that differ in how they sample.
             first: sample from the first so many real pairs of the fit only, as a smaller pool of one model a pair does.
             pictures: open the real pairs too, which a generator that does not learn needs.
-            plugin: how to load it, and its parameters; by default as the fit was run.
 
         Raises:
             HarnessError: there is no checkpoint at ``step``, or the dataset of the fit is gone.
@@ -161,8 +162,8 @@ class FittedGenerator:
         """
         from harness.engine.stages.pool import sampled_pairs
 
-        target, parameters = plugin or _plugin_of(store, fit)
-        generator = load_plugin("generators", target).create(**parameters)
+        target = runtime["target"]
+        generator = load_plugin("generators", target).create(**runtime["plugin-parameters"])
         checkpoints = {checkpoint.step: checkpoint for checkpoint in recorded_checkpoints(fit.folder)}
         wanted = step if step is not None else (selection.values["step"] if selection else max(checkpoints))
         if wanted not in checkpoints:
@@ -173,22 +174,6 @@ class FittedGenerator:
         given = _real_pairs(store, fit, first, pictures or not generator.card.learns)
         real = sampled_pairs(generator, checkpoints[wanted], given)
         return cls(generator, target, checkpoints[wanted], real, selected, fit.key, fit.record["label"])
-
-
-def _plugin_of(store: Store, fit: Result) -> tuple[str, dict[str, Any]]:
-    """Return how to load the plugin of a fit, and its parameters.
-
-    The key covers files by their content, so a fit whose parameters name a file, or whose plugin is a file, is opened
-    from the specification that it was run with.
-    """
-    attached = fit.record.get("runtime")
-    if attached is None:
-        try:
-            attached = json.loads((store.root / "specs" / f"{fit.key}.json").read_text())["runtime"]
-        except (FileNotFoundError, json.JSONDecodeError, KeyError):
-            parts = fit.record["parts"]
-            attached = {"target": parts["plugin"]["name"], "plugin-parameters": parts["plugin-parameters"]}
-    return attached["target"], attached["plugin-parameters"]
 
 
 def _real_pairs(store: Store, fit: Result, first: int | None, pictures: bool) -> PairSet:

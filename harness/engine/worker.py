@@ -24,7 +24,7 @@ from harness.engine.stages.running import RunningStage
 from harness.errors import HarnessError, LeakError, OutOfMemory
 from harness.home import threads
 from harness.learning.devices import choose_device
-from harness.store.results import Store, write_json
+from harness.store.results import Store
 
 _LIBRARIES = ("torch", "numpy", "segmentation-models-pytorch", "kornia", "pillow", "timm")
 
@@ -136,16 +136,10 @@ def main(arguments: list[str] | None = None) -> int:
         print("usage: python -m harness.engine.worker SPEC.json", file=sys.stderr)
         return 2
     spec = json.loads(Path(arguments[0]).read_text())
-    os.environ.setdefault("HARNESS_HOME", spec["home"])
-    progress_file = Path(spec["store"]) / "progress" / f"{spec['key']}.json"
-
-    def report(done: int, total: int, unit: str) -> None:
-        write_json(progress_file, {"done": done, "total": total, "unit": unit, "time": time.time()})
-
-    try:
+    # Data, weights and extensions are those of whoever made the plan, whatever the folder this process was started in.
+    os.environ |= {"HARNESS_HOME": spec["home"], "HARNESS_EXTENSIONS": spec["extensions"]}
+    with Store(Path(spec["store"])).showing_progress(spec["key"]) as report:
         return 0 if run_stage(spec, report) else 1
-    finally:
-        progress_file.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from harness.plugins.import_file import imported_from_file
+
 #: What computes in the harness itself: a change there is one of every plugin and stage that imports it. Weights are
 #: known by the digest of their numbers, and the contract and the data classes compute nothing.
 _COMPUTES = ("harness.learning.", "harness.metrics.", "harness.data.decoding", "harness.data.phantom")
@@ -108,7 +110,7 @@ def code_of(plugin: type) -> dict[str, str]:
     own = getattr(sys.modules.get(module), "__file__", None)
     if own is None:
         return {}
-    by_path = module.startswith("harness_plugin_")
+    by_path = imported_from_file(module)
     found = _followed([(module, Path(own))], "" if by_path else module.split(".")[0], Path(own).parent)
     if by_path:
         found["plugin"] = found.pop(module)

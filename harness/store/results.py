@@ -6,6 +6,8 @@ Layout below ``.harness/store``::
     work/<key>/             a stage in progress: its files, saved training state, log; becomes the result
     locks/<key>             held by the process that writes in that work folder
     claims/<key>.json       who works on a stage now; taken over when its owner has died
+    specs/<key>.json, .log  what a stage in a process of its own was told, and what it printed
+    progress/<key>.json     how far such a stage is
     failures/<key>.json     why the last try had no result; never read as a result
     identities/<key_without_code>   key of a result by everything but code (``--accept-code``)
     accepted/<key>          a key that ``--accept-code`` lets stand for another
@@ -25,7 +27,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,20 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         return json.loads(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return None
+
+
+#: Names that fields of a record had before, by what they are called now.
+_FORMER_NAMES = {"runtime": "attachments", "key_without_code": "identity"}
+
+
+def _read_record(folder: Path) -> dict[str, Any] | None:
+    """Return the record of a result, with the fields of one from an earlier version under their names of today."""
+    record = _read_json(folder / "result.json")
+    if record is not None:
+        for name, former in _FORMER_NAMES.items():
+            if former in record:
+                record.setdefault(name, record.pop(former))
+    return record
 
 
 @dataclass(frozen=True)
@@ -114,7 +130,7 @@ class Store:
         for candidate in (key, self._accepted(key)):
             if candidate:
                 folder = self.result_folder(kind, candidate)
-                record = _read_json(folder / "result.json")
+                record = _read_record(folder)
                 if record is not None:
                     return Result(candidate, folder, record)
         return None
@@ -148,7 +164,7 @@ class Store:
         try:
             work.rename(target)
         except OSError:
-            if _read_json(target / "result.json") is None:
+            if _read_record(target) is None:
                 # A result torn by a power loss: the new one takes its place.
                 shutil.rmtree(target, ignore_errors=True)
                 work.rename(target)
@@ -164,7 +180,7 @@ class Store:
     def results(self) -> Iterator[Result]:
         """Yield every committed result."""
         for path in sorted((self.root / "results").glob("*/*/result.json")):
-            record = _read_json(path)
+            record = _read_record(path.parent)
             if record is not None:
                 yield Result(path.parent.name, path.parent, record)
 
@@ -182,6 +198,31 @@ class Store:
         with (folder / key).open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+    def specification_path(self, key: str) -> Path:
+        """Return the file that tells the process of a stage what to do."""
+        return self.root / "specs" / f"{key}.json"
+
+    def log_path(self, key: str) -> Path:
+        """Return the file for what the process of a stage prints."""
+        return self.root / "specs" / f"{key}.log"
+
+    @contextlib.contextmanager
+    def showing_progress(self, key: str) -> Iterator[Callable[[int, int, str], None]]:
+        """Give a function that tells other processes how far a stage is: done, total and unit."""
+        path = self._progress_path(key)
+        try:
+            yield lambda done, total, unit: write_json(path, {"done": done, "total": total, "unit": unit})
+        finally:
+            path.unlink(missing_ok=True)
+
+    def progress(self, key: str) -> tuple[int, int, str] | None:
+        """Return done, total and unit of a stage that runs in another process, or None when it has not told."""
+        told = _read_json(self._progress_path(key))
+        return None if told is None else (int(told["done"]), int(told["total"]), str(told["unit"]))
+
+    def _progress_path(self, key: str) -> Path:
+        return self.root / "progress" / f"{key}.json"
 
     # claims
 

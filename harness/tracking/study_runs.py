@@ -369,8 +369,7 @@ class StudyRuns:
         if fit is None or not load_plugin("generators", stage.runtime["target"]).card.learns:
             return
         selection = result if stage.kind == "select" else None
-        plugin = (stage.runtime["target"], stage.runtime["plugin-parameters"])
-        fitted = FittedGenerator.from_store(self.store, fit, selection, pictures=False, plugin=plugin)
+        fitted = FittedGenerator.from_store(self.store, fit, selection, runtime=stage.runtime, pictures=False)
         log_generator(self.client, self.experiment, run.id, fitted)
         run.models = 1
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from pydantic import BaseModel, Field
 
-from harness.conformance import check_plugin, drawn_pairs, kind_of
+from harness.conformance import check_plugin, drawn_pairs
 from harness.errors import PluginError
 from harness.learning.work_folder import WorkFolder, run_fit
-from harness.plugins.contract import Card, Checkpoint, Generator, Parameters, Plugin, Refiner, Sample, Segmenter
+from harness.plugins.contract import Card, Checkpoint, Generator, Parameters, Refiner, Sample, Segmenter
 
 
 class WalkParameters(Parameters):
@@ -449,12 +449,6 @@ class OwnRandomness(Linear):
 def test_segmenters(tmp_path, plugin, check):
     failed = failures("segmenters", plugin, tmp_path)
     assert check in failed if check else failed == {}
-
-
-def test_kind_of_a_class():
-    assert [kind_of(c) for c in (Walk, Blend, Linear)] == ["generators", "refiners", "segmenters"]
-    with pytest.raises(ValueError, match="neither a Generator"):
-        kind_of(Plugin)
 
 
 def test_drawn_pairs_have_none_one_and_two_polyps():

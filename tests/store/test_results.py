@@ -68,6 +68,23 @@ def test_a_result_is_there_after_its_commit_and_not_before(tmp_path: Path) -> No
     assert [result.key for result in store.results()] == ["k"]
 
 
+def test_a_record_from_before_two_of_its_fields_were_renamed_is_read_as_one_of_today(tmp_path: Path) -> None:
+    """``--accept-code`` promises that results stand, in stores that were there before too."""
+    store = Store(tmp_path)
+    commit(store, "k", runtime={"target": "dcgan"}, values={"a": 1})
+    record = store.result_folder("fit", "k") / "result.json"
+    today = json.loads(record.read_text())
+    names = {"runtime": "attachments", "key_without_code": "identity"}
+    record.write_text(json.dumps({names.get(name, name): value for name, value in today.items()}))
+    found = store.find("fit", "k")
+    assert found is not None
+    assert [found.record, *(result.record for result in store.results())] == [today, today]
+    assert store.accept("new", "i-k", "fit") == "k"
+    accepted = store.find("fit", "new")
+    assert accepted is not None
+    assert accepted.record == today
+
+
 def test_the_first_of_two_commits_stands(tmp_path: Path) -> None:
     store = Store(tmp_path)
     commit(store, "k", values={"first": True})

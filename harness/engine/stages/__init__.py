@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from harness.engine.kind import StageKind
-from harness.home import extensions_folder
 from harness.plugins.discovery import Found, discover
 from harness.store.results import Result
 
@@ -18,12 +15,7 @@ def kinds() -> dict[str, Found[type[StageKind[Any]]]]:
     Raises:
         PluginError: two have one name, or an extension cannot be imported.
     """
-    return _kinds(extensions_folder())
-
-
-@cache
-def _kinds(folder: Path) -> dict[str, Found[type[StageKind[Any]]]]:
-    return discover(StageKind, ["harness.engine.stages"])  # type: ignore[type-abstract]
+    return discover(StageKind, [__name__])
 
 
 def read(result: Result) -> Any:
