@@ -160,10 +160,8 @@ class _Run:
                 reason = f"needs {self.plan.stages[broken].label!r}, which has no result"
                 self._fail(stage, {"status": "skipped", "reason": reason, "label": stage.label, "kind": stage.kind})
                 continue
-            if (
-                not all(k in self.done for k in inputs)
-                or self.executor.free(kinds()[stage.kind].thing.large, stage.devices) <= 0
-            ):
+            large = kinds()[stage.kind].thing.large
+            if not all(k in self.done for k in inputs) or self.executor.free(large, stage.devices) <= 0:
                 continue
             if not self.store.claim(key):
                 self._look_elsewhere(stage)
