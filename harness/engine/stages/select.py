@@ -60,7 +60,6 @@ def run(stage: RunningStage) -> dict[str, Any]:
     if len(tied) > 1:
         by = f"{metrics[1]}, then the earliest" if len(metrics) > 1 else "the earliest"
         stage.context.note(f"Checkpoints {_listed(tied)} of {name} tie by {metrics[0]}; {best} was chosen by {by}.")
-    _keep_table(stage, rows, best, metrics)
     (stage.folder / "selection.json").write_text(json.dumps({"rows": rows, "step": best}))
     return {
         "step": best,
@@ -237,19 +236,6 @@ def _random_states_put_back() -> Iterator[None]:
         torch.set_rng_state(tensors)
         if devices:
             torch.cuda.set_rng_state_all(devices)
-
-
-def _keep_table(stage: RunningStage, rows: list[Row], best: int, metrics: list[str]) -> None:
-    """Write the table and the curve, in the form of the papers' tables of checkpoints."""
-    from harness.report.figures.fidelity import draw_selection
-    from harness.report.tables.selection import selection_table
-
-    for name in ("tables", "figures"):
-        (stage.folder / name).mkdir(exist_ok=True)
-    table = selection_table(rows, best, metrics)
-    for ending, text in (("md", table.markdown()), ("tex", table.latex()), ("csv", table.csv())):
-        (stage.folder / "tables" / f"selection.{ending}").write_text(text, encoding="utf-8")
-    draw_selection(rows, best, metrics, stage.folder / "figures" / "selection")
 
 
 def _listed(steps: list[int]) -> str:
