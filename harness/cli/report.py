@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from harness.plugins.discovery import Found
 
 app = typer.Typer(no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -39,14 +43,16 @@ def list_command(as_json: Json = False) -> None:
     """List every table and figure that a study may ask for, in the order of the report."""
     from harness.results import catalogue
 
-    kinds = {"tables": catalogue.tables(), "figures": catalogue.figures()}
-    listed = {
-        kind: [
+    def described(found: Iterable[Found[Any]]) -> list[dict[str, Any]]:
+        return [
             {"name": one.name, "title": one.thing.title, "caption": one.thing.caption, "place": one.thing.place}
             | {"origin": one.origin}
-            for one in found.values()
+            for one in found
         ]
-        for kind, found in kinds.items()
+
+    listed = {
+        "tables": described(catalogue.tables().values()),
+        "figures": described(catalogue.figures().values()),
     }
     if as_json:
         print(json.dumps(listed, indent=2))

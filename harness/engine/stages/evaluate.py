@@ -60,7 +60,7 @@ def run(stage: RunningStage) -> dict[str, Any]:
 
 def _log_pictures(stage: RunningStage, scored: Any, predicted: Any) -> None:
     """Log predictions over ground truth on the first few images."""
-    from harness.learning.overlay import overlay
+    from harness.data.overlay import overlay
 
     few = slice(0, stage.spec["runtime"]["pictures"])
     if stage.spec["runtime"]["pictures"]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.report.figures.image_grids import SAMPLES, TRUTH, as_pictures, draw_outline, tiles, wrapped
+from harness.data.overlay import overlay
+from harness.report.figures.image_grids import SAMPLES, as_pictures, tiles, wrapped
 from harness.report.figures.style import COLOURS, canvas
 from harness.report.format import number
 from harness.results.catalogue import FigureSpec, Panel
@@ -125,7 +126,7 @@ def checkpoints_figure(samples: CheckpointSamples) -> Figure | None:
         first = list(as_pictures(samples.masks[0, row : row + 1])) if conditioned else []
         pairs = [(samples.images[at, row], samples.masks[at, row]) for at in shown]
         outlined = samples.part == "pairs"
-        rows.append([*first, *(draw_outline(image, mask, TRUTH) if outlined else image for image, mask in pairs)])
+        rows.append([*first, *(overlay(image, mask) if outlined else image for image, mask in pairs)])
     columns = max(FEWEST_COLUMNS, len(rows[0]))
     with canvas(0.5 * len(rows) + 0.35, nrows=len(rows), ncols=columns) as (figure, axes):
         tiles(figure, axes, rows, [""] * len(rows))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.data.overlay import overlay
 from harness.report.figures.style import canvas
 from harness.results.catalogue import FigureSpec, Panel
 
@@ -20,23 +22,6 @@ if TYPE_CHECKING:
 
 #: Columns of a sample grid, rows of a prediction grid, and recipes shown beside each other.
 SAMPLES, CASES, RECIPES = 6, 4, 5
-TRUTH, PREDICTED = (0, 158, 115), (230, 120, 0)
-
-
-def outline(mask: NDArray[np.uint8], thickness: int = 1) -> NDArray[np.bool_]:
-    """Return the inner border of a mask (H, W) in {0, 1}, ``thickness`` pixels wide."""
-    inside = mask.astype(bool)
-    for _ in range(thickness):
-        padded = np.pad(inside, 1, mode="edge")
-        inside = inside & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask.astype(bool) & ~inside
-
-
-def draw_outline(image: NDArray[np.uint8], mask: NDArray[np.uint8], colour: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Return a copy of an image (H, W, 3) with a mask's border painted in."""
-    painted = np.array(image)
-    painted[outline(mask, max(1, round(image.shape[0] / 96)))] = colour
-    return painted
 
 
 def tiles(figure: Any, axes: Any, rows: Sequence[Sequence[NDArray[np.uint8] | None]], labels: Sequence[str]) -> None:
@@ -67,8 +52,7 @@ def samples_figure(results: StudyResults) -> Figure | None:
     if not sets:
         return None
     rows = [
-        [draw_outline(pairs.images[i], pairs.masks[i], TRUTH) for i in range(min(SAMPLES, len(pairs)))]
-        for pairs in sets.values()
+        [overlay(pairs.images[i], pairs.masks[i]) for i in range(min(SAMPLES, len(pairs)))] for pairs in sets.values()
     ]
     columns = max(len(row) for row in rows)
     with canvas(0.52 * len(sets) + 0.1, nrows=len(sets), ncols=columns) as (figure, axes):
@@ -150,9 +134,9 @@ def as_pictures(masks: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def wrapped(name: str) -> str:
-    """Break a long label into lines at its dashes, commas and equals signs."""
+    """Break a long label into lines behind its dashes, commas and colons."""
     lines = [""]
-    for word in name.replace("-", "-\n").replace(",", ",\n").split("\n"):
+    for word in re.split(r"(?<=[-,:])", name):
         if lines[-1] and len(lines[-1]) + len(word) > 12:
             lines.append("")
         lines[-1] += word
@@ -160,16 +144,16 @@ def wrapped(name: str) -> str:
 
 
 def predictions_figure(grid: PredictionGrid) -> Figure | None:
-    """Draw predictions (orange) and ground truth (green) on report images, a column a recipe; None when empty."""
+    """Draw ground truth and predictions, outlined, on report images, a column a recipe; None when empty."""
     names = list(grid.predictions)[:RECIPES]
     cases = min(CASES, len(grid.images))
     if not names or not cases:
         return None
     rows = []
     for case in range(cases):
-        truth = draw_outline(grid.images[case], grid.truth[case], TRUTH)
-        predicted = [draw_outline(truth, grid.predictions[name][case], PREDICTED) for name in names]
-        rows.append([grid.images[case], truth, *predicted])
+        image, truth = grid.images[case], grid.truth[case]
+        predicted = [overlay(image, truth, grid.predictions[name][case]) for name in names]
+        rows.append([image, overlay(image, truth), *predicted])
     with canvas(0.62 * cases + 0.45, nrows=cases, ncols=2 + len(names)) as (figure, axes):
         tiles(figure, axes, rows, [""] * cases)
         for axis, name in zip(axes[0], ["image", "truth", *names], strict=True):
@@ -234,7 +218,7 @@ REFINEMENT = FigureSpec(
 PREDICTIONS = FigureSpec(
     "predictions",
     "Predictions of a segmenter",
-    "Green: ground truth; orange: prediction.",
+    "Green: ground truth; magenta: prediction; white: both.",
     _predictions,
     place=170,
 )

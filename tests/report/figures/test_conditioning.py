@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from harness.data.overlay import TRUTH_COLOUR
 from harness.data.pairs import PairSet
 from harness.report.figures import conditioning as drawing
 from harness.results.schema import CheckpointSamples, ClosestMasks, Measured, Variations
@@ -86,7 +87,7 @@ def test_a_row_is_a_seed_and_a_column_a_checkpoint(part: str, first: list[list[i
 def test_masks_of_pairs_are_outlined() -> None:
     figure = drawing.checkpoints_figure(checkpoints("pairs", (1, 2, 3), 3))
     picture = np.asarray(figure.axes[0].images[0].get_array())
-    green = (picture == drawing.TRUTH).all(axis=-1)
+    green = (picture == TRUTH_COLOUR).all(axis=-1)
     assert green[2].all()
     assert not green[3:].any()
 

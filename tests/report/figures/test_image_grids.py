@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from harness.data.pairs import PairSet
-from harness.report.figures.image_grids import generators_figure
+from harness.report.figures.image_grids import generators_figure, wrapped
 from harness.report.figures.style import save
 from harness.report.render import render
 
@@ -70,3 +70,8 @@ def test_a_report_has_it_as_png_and_pdf_and_on_its_page(results, tmp_path):
     assert "The first of each pool, not chosen; below each image its mask." in page
     with Image.open(folder / "figures" / "generators.png") as picture:
         assert abs(picture.width / 220 - 3.5) < 0.01
+
+
+def test_long_labels_break_behind_dashes_commas_and_colons():
+    assert wrapped("real=4,control:real-repeated=8") == "real=4,\ncontrol:\nreal-\nrepeated=8"
+    assert wrapped("dcgan") == "dcgan"
