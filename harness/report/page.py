@@ -98,7 +98,7 @@ def _methods(results: StudyResults, listed: list[Score], effects: list[Effect]) 
     )
     if effects:
         text += (
-            "Arms are compared with their control arm, paired by image and seed, by a permutation test that swaps the "
+            "Arms are compared with their baseline, paired by image and seed, by a permutation test that swaps the "
             "arms within groups and carries the error between training runs; p values are corrected by Holm's method "
             f"over {count(tested, 'comparison')}. No number is the best of several runs."
         )

@@ -26,7 +26,7 @@ def shown_scores(results: StudyResults, listed: list[Score]) -> list[tuple[Score
 def ratio_figure(results: StudyResults, listed: list[Score]) -> Figure | None:
     """Draw the primary metric against the number of synthetic images, a panel a segmenter, a line a generator.
 
-    Whiskers are 95 % intervals; the band is the control arm (real images only); control arms have hollow markers and no
+    Whiskers are 95 % intervals; the band is the baseline (real images only); control arms have hollow markers and no
     line (paper B, Figure 9, is drawn so).
 
     Returns:
@@ -135,7 +135,7 @@ def _group(recipe: Recipe) -> tuple[tuple[int, int], str, str]:
 
 
 def comparison_figure(results: StudyResults, effects: list[Effect]) -> Figure | None:
-    """Draw every difference from the control arm with its 95 % interval, one line a comparison.
+    """Draw every difference from the baseline with its 95 % interval, one line a comparison.
 
     Filled: found after Holm's correction; hollow: no evidence either way; cross: not comparable.
     """
@@ -159,7 +159,7 @@ def comparison_figure(results: StudyResults, effects: list[Effect]) -> Figure | 
             axis.grid(axis="x", color="#e6e6e6", linewidth=0.5)
             axis.set_axisbelow(True)
         name = metric_with_reduction(results.comparison.metric, results.comparison.reduction)
-        axes[-1, 0].set_xlabel(f"Difference from the control arm\n{name}")
+        axes[-1, 0].set_xlabel(f"Difference from the baseline\n{name}")
     return figure
 
 
@@ -186,7 +186,7 @@ RATIO = FigureSpec(
 
 COMPARISON = FigureSpec(
     "comparison",
-    "Difference from the control arm",
+    "Difference from the baseline",
     "Lines: 95 % intervals. Filled: found after Holm's correction; hollow: no evidence either way; cross: not "
     "comparable.",
     lambda findings: [Panel(comparison_figure(findings.results, findings.effects))],

@@ -100,7 +100,7 @@ def _score_record(score: Score) -> dict[str, object]:
 
 
 def comparison_table(results: StudyResults, effects: list[Effect]) -> Table:
-    """Return the table of differences from the control arm with their verdicts."""
+    """Return the table of differences from the baseline with their verdicts."""
     places = evaluated(results)
     rows: list[list[Cell]] = []
     rules: set[int] = set()
@@ -140,11 +140,11 @@ def comparison_table(results: StudyResults, effects: list[Effect]) -> Table:
     tested = sum(e.p == e.p for e in effects)
     return Table(
         "comparison",
-        f"Difference from the control arm, {metric_name(results.comparison.metric)}",
+        f"Difference from the baseline, {metric_name(results.comparison.metric)}",
         comparison_caption(results, tested),
         [
             *(["Scored on"] if len(places) > 1 else []),
-            *["Segmenter", "Training set", "Control", "Difference", "p (Holm)", "Detectable", "Verdict"],
+            *["Segmenter", "Training set", "Baseline", "Difference", "p (Holm)", "Detectable", "Verdict"],
         ],
         rows,
         frozenset(rules),
@@ -164,7 +164,7 @@ def comparison_table(results: StudyResults, effects: list[Effect]) -> Table:
 
 COMPARISON = TableSpec(
     "comparison",
-    "Difference from the control arm",
+    "Difference from the baseline",
     "Paired by image and seed, with intervals, p values after Holm's correction and verdicts.",
     lambda findings: [comparison_table(findings.results, findings.effects)] if findings.effects else [],
     place=10,
