@@ -19,7 +19,7 @@ GROUPS: dict[str, str] = {
     "plugin": "Plugins and all else that one file adds: list, show, check.",
     "weights": "Network weights: list, fetch, add, verify.",
     "store": "Stage results: du, gc, verify, explain.",
-    "report": "Reports: render, compare.",
+    "report": "Reports: render, list, compare.",
     "track": "MLflow: sync.",
     "doctor": "Check this machine and this installation.",
 }

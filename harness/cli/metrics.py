@@ -229,7 +229,8 @@ def mask_area(real: Real, synthetic: Synthetic, figures: Figures = None, as_json
     document |= {f"empty-masks-{name}": int((statistics.areas(masks) == 0).sum()) for name, masks in sides.items()}
     document |= {f"histogram-{name}": statistics.area_histogram(masks).tolist() for name, masks in sides.items()}
     if figures is not None:
-        from harness.report.figures import fidelity as fidelity_figures
+        from harness.report.figures.fidelity import mask_areas_figure, mask_diversity_figure
+        from harness.report.figures.style import save
         from harness.results.schema import MaskDiversity, Measured
 
         figures.mkdir(parents=True, exist_ok=True)
@@ -239,8 +240,8 @@ def mask_area(real: Real, synthetic: Synthetic, figures: Figures = None, as_json
         shown = Measured(
             synthetic, 0, real_areas=shares["real"], areas=shares["synthetic"], diversity=MaskDiversity.of(of_source)
         )
-        fidelity_figures.mask_areas_figure([shown], figures / "mask-areas")
-        fidelity_figures.mask_diversity_figure(shown, figures / "mask-diversity")
+        save(mask_areas_figure([shown]), figures / "mask-areas")
+        save(mask_diversity_figure(shown), figures / "mask-diversity")
     _emit({**document, "n_real": len(a), "n_synthetic": len(b)}, as_json)
 
 
@@ -401,6 +402,7 @@ def memorisation(
     ]
     if figures is not None:
         from harness.report.figures.fidelity import closest_figure
+        from harness.report.figures.style import save
         from harness.results.schema import ClosestPairs, Measured
 
         figures.mkdir(parents=True, exist_ok=True)
@@ -409,7 +411,7 @@ def memorisation(
             for pictures in (made, training)
         ]
         pairs = ClosestPairs.of(figure_data.closest(found.distances, found.nearest, sets[0], sets[1]))
-        closest_figure(Measured(synthetic, 0, copies=found.copies, closest=pairs), figures / "closest")
+        save(closest_figure(Measured(synthetic, 0, copies=found.copies, closest=pairs)), figures / "closest")
     shares = {"memorisation": found.closer, "copied": found.copied, "copied-p-value": found.p_value}
     flag = {**shares, "exact-copies": found.exact, "copies": found.copies}
     counts = {"n_real": len(training), "n_synthetic": len(made), "network": DESCRIPTION, "reference": found.reference}

@@ -256,12 +256,12 @@ def _check_what_is_seen(study: Study, i: int, entry: TrainingSets, report: Any) 
 
 def _check_report(study: Study, report: Any) -> None:
     """Check the names of tables, figures and published numbers."""
-    from harness.report.format import FIGURES, TABLES
+    from harness.results.catalogue import figures, tables
 
     published = sorted({path.stem for folder in study_folders() for path in (folder / "published").glob("*.csv")})
     for key, names, allowed in (
-        ("tables", study.report.tables, list(TABLES)),
-        ("figures", study.report.figures, list(FIGURES)),
+        ("tables", study.report.tables, list(tables())),
+        ("figures", study.report.figures, list(figures())),
         ("published", study.report.published, published),
     ):
         for i, name in enumerate(names):

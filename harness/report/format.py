@@ -4,14 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-#: Tables and figures that a study may ask for by name.
-TABLES = ("scores", "comparison", "fidelity", "fidelity-masks", "memorisation", "selection", "published")
-FIGURES = (
-    "ratio", "score-by-real", "comparison", "samples", "generators", "sources", "refinement", "predictions",
-    "selection", "checkpoints", "fidelity-by-real", "masks", "variations", "mask-areas", "mask-areas-by-real",
-    "mask-diversity", "closest", "closest-masks",
-)  # fmt: skip
-
 METRICS = {
     "iou": "IoU",
     "f1": "F1",

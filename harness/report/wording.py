@@ -147,7 +147,7 @@ def comparison_caption(results: StudyResults, tested: int) -> str:
     metric, reduction = results.comparison.metric, results.comparison.reduction
     how = REDUCTIONS.get(reduction, "")
     return (
-        f"Difference in {metric_name(metric)} ({reduction}{': ' + how if how else ''}) from the control arm, paired by "
+        f"Difference in {metric_name(metric)} ({reduction}{': ' + how if how else ''}) from the baseline, paired by "
         f"image and seed, with its 95 % interval over images, clustered by group, and training runs, and the p value "
         f"of a paired permutation test after Holm's correction over {count(tested, 'comparison')}; {setting(results)}."
     )
@@ -193,7 +193,7 @@ def answer(results: StudyResults, effects: list[Effect]) -> list[str]:
     if not results.segmenters:
         return ["This study measures generators: no segmenter learns from what they make, so there is no verdict."]
     if not effects:
-        return ["This study compares nothing: no recipe has a control arm, so there is no verdict."]
+        return ["This study compares nothing: no recipe has a baseline, so there is no verdict."]
     known = recipes(results)
     synthetic = [e for e in effects if e.key.recipe in known and known[e.key.recipe].arm in ("synthetic", "mixed")]
     controls = [e for e in effects if e.key.recipe in known and known[e.key.recipe].arm == "control"]

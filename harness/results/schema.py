@@ -79,7 +79,7 @@ class Comparison:
     """What a study compares.
 
     Attributes:
-        baselines: for each recipe label, the label of the control arm it is compared with; recipes without one are
+        baselines: for each recipe label, the label of the one it is compared with; recipes without one are
             absent.
         metric: primary metric, such as ``iou``.
         reduction: ``micro`` or ``micro-imagewise``.
@@ -312,7 +312,7 @@ class StudyResults:
         profile: profile name or an empty string.
         rows: one row a number, columns ``COLUMNS``.
         images: one row an image and cell, columns ``IMAGE_COLUMNS``.
-        comparison: control arms and primary metric.
+        comparison: baselines and primary metric.
         recipes: recipe labels in declared order (controls after the recipes they control).
         segmenters: segmenter labels in declared order.
         generators: generator names in declared order.

@@ -83,14 +83,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Effect:
-    """The paired difference of one arm from its control arm.
+    """The paired difference of one arm from its baseline.
 
     Attributes:
         key: which arm.
-        baseline: recipe of the control arm.
+        baseline: recipe of the arm that it is compared with.
         metric: primary metric.
         reduction: its reduction.
-        difference: arm minus control; NaN when it cannot be computed.
+        difference: arm minus baseline; NaN when it cannot be computed.
         low: lower end of its 95 % interval (not corrected for the number of comparisons).
         high: upper end.
         p: paired test, see :func:`harness.stats.resampling.swap_test`; NaN when not comparable.
@@ -232,17 +232,17 @@ def _training_steps(results: StudyResults, recipe: str) -> float | None:
     return float(np.nan_to_num(first["real"]) + np.nan_to_num(first["synthetic"]))
 
 
-def _obstacle(results: StudyResults, score: Score, control: Score, pair: tuple[Arm, Arm] | None) -> str:
+def _obstacle(results: StudyResults, score: Score, baseline: Score, pair: tuple[Arm, Arm] | None) -> str:
     """Return why two arms cannot be compared, or an empty string."""
-    for one in (score, control):
+    for one in (score, baseline):
         if not one.complete:
             return f"missing cells ({one.key.recipe}: {one.runs}/{one.planned})"
-    for one in (score, control):
+    for one in (score, baseline):
         if one.leak:
             return f"leak ({one.key.recipe}: {one.leak})"
     if pair is None:
         return "no per-image scores of the same seeds on the same images"
-    if _training_steps(results, score.key.recipe) != _training_steps(results, control.key.recipe):
+    if _training_steps(results, score.key.recipe) != _training_steps(results, baseline.key.recipe):
         return "different budgets (steps follow the size of the training set, so more data is also more training)"
     if score.groups < 2:
         return "all images are in one group"
@@ -258,18 +258,18 @@ def _paired(one: Arm | None, other: Arm | None) -> tuple[Arm, Arm] | None:
 
 
 def _effect(
-    results: StudyResults, score: Score, control: Score, pair: tuple[Arm, Arm] | None, draws: int
+    results: StudyResults, score: Score, baseline: Score, pair: tuple[Arm, Arm] | None, draws: int
 ) -> tuple[Effect, Estimate | None]:
     """Return one comparison before Holm's correction, and its estimate."""
     effect = Effect(
         score.key,
-        control.key.recipe,
+        baseline.key.recipe,
         score.metric,
         score.reduction,
-        difference=score.mean - control.mean,
-        reason=_obstacle(results, score, control, pair),
+        difference=score.mean - baseline.mean,
+        reason=_obstacle(results, score, baseline, pair),
     )
-    if pair is None or not (score.complete and control.complete):
+    if pair is None or not (score.complete and baseline.complete):
         return effect, None
     difference = estimate(pair[0].folds, pair[1].folds, draws=draws)
     effect = replace(effect, low=max(difference.low, -1.0), high=min(difference.high, 1.0))
@@ -288,7 +288,7 @@ def verdict(difference: float, p_holm: float, higher_is_better: bool) -> Verdict
 
 
 def effects(results: StudyResults, listed: list[Score] | None = None, *, draws: int = DRAWS) -> list[Effect]:
-    """Compare every arm with its control arm on the primary metric, paired by image and seed.
+    """Compare every arm with its baseline on the primary metric, paired by image and seed.
 
     ``listed`` are the scores of the primary metric when they are at hand. Holm's correction runs over all comparisons
     that could be tested (segmenters, recipes and datasets): the declared family.
@@ -298,13 +298,13 @@ def effects(results: StudyResults, listed: list[Score] | None = None, *, draws: 
     by_key = {score.key: score for score in listed or scores(results, metric, reduction, draws=draws)}
     measured: list[tuple[Effect, Estimate | None]] = []
     for key, score in by_key.items():
-        baseline = comparison.baselines.get(key.recipe)
-        if baseline is None or baseline == key.recipe:
+        against = comparison.baselines.get(key.recipe)
+        if against is None or against == key.recipe:
             continue
-        control_key = key._replace(recipe=baseline)
-        control = by_key.get(control_key, Score(control_key, metric, reduction))
-        pair = _paired(score.arm, control.arm)
-        measured.append(_effect(results, score, control, pair, draws))
+        baseline_key = key._replace(recipe=against)
+        baseline = by_key.get(baseline_key, Score(baseline_key, metric, reduction))
+        pair = _paired(score.arm, baseline.arm)
+        measured.append(_effect(results, score, baseline, pair, draws))
     adjusted = holm([effect.p for effect, _ in measured])
     family = max(1, int((~np.isnan(adjusted)).sum()))
     found = []

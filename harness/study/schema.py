@@ -287,12 +287,12 @@ class RecipeMatch(Section):
 
 
 class Compare(Section):
-    """What is compared with what: each recipe with one control arm, by one primary metric."""
+    """What is compared with what: each recipe with one baseline, by one primary metric."""
 
     vary: Literal["train"] = "train"
     against: RecipeMatch | None = Field(
         None,
-        description="control arm; by default the same real pairs without synthetic ones, or, where a recipe has none, "
+        description="baseline; by default the same real pairs without synthetic ones, or, where a recipe has none, "
         "those that its generators see",
     )
     metric: str = Field("iou-imagewise", description="METRIC-imagewise or METRIC-micro")

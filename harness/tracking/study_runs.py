@@ -353,10 +353,9 @@ class StudyRuns:
         run.inputs = 1
 
     def _log_files(self, run: str, folder: Path) -> None:
-        """Upload pictures, figures and the record itself."""
-        for name in ("images", "figures", "tables"):
-            if (folder / name).is_dir():
-                self.client.log_artifacts(run, str(folder / name), name)
+        """Upload pictures and the record itself."""
+        if (folder / "images").is_dir():
+            self.client.log_artifacts(run, str(folder / "images"), "images")
         self.client.log_artifact(run, str(folder / "result.json"))
 
     def _log_model(self, stage: Stage, result: Result, run: _StageRun) -> None:

@@ -1,18 +1,14 @@
-"""Prediction, evaluation and overlays."""
+"""Prediction and evaluation."""
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pytorch_lightning import LightningModule
 from safetensors.torch import save_file
-from scipy import ndimage
 from torch import nn
 
 from harness.data.pairs import PairSet
 from harness.errors import WeightsError
-from harness.learning.overlay import BOTH_COLOUR, PREDICTION_COLOUR, TRUTH_COLOUR, overlay
 from harness.learning.predict import evaluate, load_module, predict, predict_masks
 from harness.plugins.contract import Segmenter
 
@@ -117,30 +113,3 @@ def test_a_bare_module_is_preferred(weights):
             return Brightness()
 
     assert load_module(Pretrained(), weights, CPU).threshold.item() == pytest.approx(0.4)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 3))
-def test_outlines_are_what_erosion_takes_away(seed, width):
-    rng = np.random.default_rng(seed)
-    masks = ndimage.binary_opening(rng.random((2, 12, 15)) < 0.8, np.ones((1, 2, 2))).astype(np.uint8)
-    images = rng.integers(0, 200, (2, 12, 15, 3), dtype=np.uint8)
-    drawn = overlay(images, masks, np.zeros_like(masks), width)
-    cross = ndimage.generate_binary_structure(2, 1)
-    for image, mask, result in zip(images, masks, drawn, strict=True):
-        outline = (mask == 1) & ~ndimage.binary_erosion(mask, cross, iterations=width)
-        assert (result[outline] == TRUTH_COLOUR).all()
-        np.testing.assert_array_equal(result[~outline], image[~outline])
-
-
-def test_colours_of_an_overlay():
-    image = np.full((20, 20, 3), 7, np.uint8)
-    truth, prediction = np.zeros((2, 20, 20), np.uint8)
-    truth[2:10, 2:10] = 1
-    prediction[2:10, 2:15] = 1
-    drawn = overlay(image, truth, prediction)
-    assert tuple(drawn[5, 9]) == TRUTH_COLOUR
-    assert tuple(drawn[5, 14]) == PREDICTION_COLOUR
-    assert tuple(drawn[2, 5]) == BOTH_COLOUR
-    assert tuple(drawn[5, 5]) == (7, 7, 7)
-    assert (image == 7).all()

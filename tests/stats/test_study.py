@@ -56,11 +56,11 @@ def test_a_missing_cell_is_not_averaged_away(study, lose):
     assert (score.runs, score.planned, score.complete) == (2, 3, False)
 
 
-def test_a_missing_control_cell_is_not_comparable_either(study, lose):
+def test_a_missing_cell_of_the_baseline_is_not_comparable_either(study, lose):
     assert only(effects(lose(study(HELPS), "real=100", 0))).verdict == "not comparable"
 
 
-def test_a_control_arm_that_does_not_exist_is_not_comparable(study):
+def test_a_baseline_that_does_not_exist_is_not_comparable(study):
     results = replace(study(HELPS), comparison=Comparison({"real=100,dcgan=300": "real=50"}))
     assert only(effects(results)).reason.startswith("missing cells")
 

@@ -143,7 +143,7 @@ class EvaluateStage(StageKind[EvaluateResult]):
 
 def _log_pictures(stage: RunningStage, scored: PairSet, predicted: NDArray[np.uint8]) -> None:
     """Log predictions over ground truth on the first few images."""
-    from harness.learning.overlay import overlay
+    from harness.data.overlay import overlay
 
     few = slice(0, stage.runtime["pictures"])
     if stage.runtime["pictures"]:

@@ -15,6 +15,7 @@ from harness.report.format import metric_name, number, signed
 from harness.report.papers.matching import TOLERANCE, Pick, StudyFacts, matching, simplified
 from harness.report.tables.table import Cell, Table
 from harness.report.wording import differences_from_paper
+from harness.results.catalogue import TableSpec
 from harness.study.find import study_folders
 
 if TYPE_CHECKING:
@@ -260,3 +261,12 @@ def _side_by_side(
         text_columns=len(heads) - 3 * len(metrics),
         records=records,
     )
+
+
+PUBLISHED = TableSpec(
+    "published",
+    "Published numbers beside ours",
+    "The papers' tables that the study names, ours beside each number with the difference.",
+    lambda findings: published_tables(findings.results),
+    place=70,
+)

@@ -27,6 +27,7 @@ from harness.report.tables.fidelity_rows import (
 from harness.report.tables.scores import LEAK_NOTE
 from harness.report.tables.table import Cell, Table
 from harness.report.wording import generator_setting
+from harness.results.catalogue import TableSpec
 
 if TYPE_CHECKING:
     from harness.results.schema import StudyResults
@@ -360,3 +361,28 @@ def describe_copies(results: StudyResults) -> list[str]:
         "synthetic": "are flagged as copies of its training images: see the table Memorisation",
     }
     return [f"Images of {cell} {found[arm]}." for cell, arm in flagged.items()]
+
+
+IMAGE_FIDELITY = TableSpec(
+    "fidelity",
+    "Fidelity of synthetic images",
+    "How close they are to real ones, by every metric that was measured; two tables when it is wider than a page.",
+    lambda findings: fidelity_tables(findings.results),
+    place=30,
+)
+
+MASK_FIDELITY = TableSpec(
+    "fidelity-masks",
+    "Fidelity of synthetic masks",
+    "How close they are to real ones: SIM with its references, areas, components, empty masks.",
+    lambda findings: [mask_table(findings.results)],
+    place=40,
+)
+
+COPIES = TableSpec(
+    "memorisation",
+    "Memorisation",
+    "Whether synthetic images are copies of training images.",
+    lambda findings: [memorisation_table(findings.results)],
+    place=50,
+)

@@ -2,44 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from harness.report.format import interval, metric_name, number, p_value, signed
 from harness.report.tables.table import Cell, Table
 from harness.report.wording import comparison_caption, detectable, score_caption, shows_any
+from harness.results.catalogue import TableSpec
 from harness.stats.arms import ArmKey
-from harness.stats.study import Effect, Score, evaluated, indistinguishable, scores
+from harness.stats.study import Effect, Score, evaluated, indistinguishable
 
 if TYPE_CHECKING:
+    from harness.report.findings import Findings
     from harness.results.schema import StudyResults
 
 LEAK_NOTE = "† leak: something that made this number had seen what it is scored on: {}."
 TIE_NOTE = "≈ cannot be told from the best of its segmenter (the 95 % interval of the paired difference holds zero)."
 
 
-def reductions(results: StudyResults) -> list[str]:
-    """Return the reductions that were measured, the primary one first."""
-    rows = results.rows[(results.rows["kind"] == "segmentation") & results.rows["value"].notna()]
-    measured = [str(r) for r in rows["reduction"].dropna().unique() if r]
-    return sorted(measured, key=lambda r: r != results.comparison.reduction)
-
-
-def metrics_of(results: StudyResults, reduction: str) -> list[str]:
-    """Return the metrics measured with a reduction, in the order of the table."""
-    rows = results.rows
-    rows = rows[(rows["kind"] == "segmentation") & (rows["reduction"] == reduction) & rows["value"].notna()]
-    return [str(m) for m in rows["metric"].unique()]
-
-
-def score_tables(results: StudyResults, measured: dict[tuple[str, str], list[Score]]) -> list[Table]:
+def score_tables(findings: Findings) -> Iterator[Table]:
     """Return one table for each reduction and evaluated role."""
-    tables = []
-    places = evaluated(results)
-    for reduction in reductions(results):
+    places = evaluated(findings.results)
+    for reduction in findings.reductions:
         for dataset, role in places:
             suffix = "" if len(places) == 1 else f"-{dataset}-{role}"
-            tables.append(_score_table(results, measured, reduction, (dataset, role), f"scores-{reduction}{suffix}"))
-    return tables
+            yield _score_table(findings, reduction, (dataset, role), f"scores-{reduction}{suffix}")
 
 
 def _score_cell(score: Score, best: set[ArmKey], tied: set[ArmKey]) -> Cell:
@@ -53,19 +40,13 @@ def _score_cell(score: Score, best: set[ArmKey], tied: set[ArmKey]) -> Cell:
     return Cell(text, bold=score.key in best, mark=mark)
 
 
-def _score_table(
-    results: StudyResults,
-    measured: dict[tuple[str, str], list[Score]],
-    reduction: str,
-    place: tuple[str, str],
-    name: str,
-) -> Table:
+def _score_table(findings: Findings, reduction: str, place: tuple[str, str], name: str) -> Table:
     """Return the table of one reduction on one role: a row a segmenter and recipe, a column a metric."""
-    metrics = metrics_of(results, reduction)
+    results, metrics = findings.results, findings.metrics(reduction)
     columns: dict[str, dict[ArmKey, Score]] = {}
     marks: dict[str, tuple[set[ArmKey], set[ArmKey]]] = {}
     for metric in metrics:
-        listed = measured[metric, reduction]
+        listed = findings.scores[metric, reduction]
         columns[metric] = {s.key: s for s in listed if s.key[:2] == place}
         marks[metric] = indistinguishable(listed)
     rows: list[list[Cell]] = []
@@ -118,17 +99,8 @@ def _score_record(score: Score) -> dict[str, object]:
     }
 
 
-def all_scores(results: StudyResults) -> dict[tuple[str, str], list[Score]]:
-    """Return the scores of every metric and reduction that was measured."""
-    found = {}
-    for reduction in reductions(results):
-        for metric in metrics_of(results, reduction):
-            found[metric, reduction] = scores(results, metric, reduction)
-    return found
-
-
 def comparison_table(results: StudyResults, effects: list[Effect]) -> Table:
-    """Return the table of differences from the control arm with their verdicts."""
+    """Return the table of differences from the baseline with their verdicts."""
     places = evaluated(results)
     rows: list[list[Cell]] = []
     rules: set[int] = set()
@@ -168,11 +140,11 @@ def comparison_table(results: StudyResults, effects: list[Effect]) -> Table:
     tested = sum(e.p == e.p for e in effects)
     return Table(
         "comparison",
-        f"Difference from the control arm, {metric_name(results.comparison.metric)}",
+        f"Difference from the baseline, {metric_name(results.comparison.metric)}",
         comparison_caption(results, tested),
         [
             *(["Scored on"] if len(places) > 1 else []),
-            *["Segmenter", "Training set", "Control", "Difference", "p (Holm)", "Detectable", "Verdict"],
+            *["Segmenter", "Training set", "Baseline", "Difference", "p (Holm)", "Detectable", "Verdict"],
         ],
         rows,
         frozenset(rules),
@@ -188,3 +160,20 @@ def comparison_table(results: StudyResults, effects: list[Effect]) -> Table:
         text_columns=3 if len(places) == 1 else 4,
         records=records,
     )
+
+
+COMPARISON = TableSpec(
+    "comparison",
+    "Difference from the baseline",
+    "Paired by image and seed, with intervals, p values after Holm's correction and verdicts.",
+    lambda findings: [comparison_table(findings.results, findings.effects)] if findings.effects else [],
+    place=10,
+)
+
+SCORES = TableSpec(
+    "scores",
+    "Scores of every segmenter and training set",
+    "With 95 % intervals over images and training runs; one table a reduction.",
+    score_tables,
+    place=20,
+)
