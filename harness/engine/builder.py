@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.engine.stages import VERSIONS
 from harness.home import threads
+from harness.metrics.spec import code_of_extensions, fidelity_metrics, scored_metrics
 from harness.plugins.contract import Generator, Plugin
 from harness.plugins.fingerprint import code_of
 from harness.plugins.registry import load_plugin
@@ -43,8 +44,9 @@ class PlanBuilder:
         seed: int = 0,
         runtime: dict[str, Any] | None = None,
         amount: float = 1.0,
+        metrics: Sequence[str] = (),
     ) -> str:
-        """Add a stage and return its key."""
+        """Add a stage and return its key; ``metrics`` are those that it computes."""
         parts: dict[str, Any] = {
             "kind": kind,
             "version": VERSIONS[kind],
@@ -66,6 +68,8 @@ class PlanBuilder:
             attached["plugin-parameters"] = plugin.parameters.model_dump(mode="json")
             if kind == "fit" and isinstance(plugin, Generator):
                 attached["devices"] = plugin.devices()
+        if own := code_of_extensions(metrics):
+            parts["code"] = parts.get("code", {}) | own
         key = digest(parts)
         if key not in self.plan.stages:
             stages = self.plan.stages
@@ -258,6 +262,7 @@ class PlanBuilder:
                 seed=declared.seed,
                 runtime={"network": use.select.network},
                 amount=use.select.samples,
+                metrics=use.select.metrics(),
             )
         inputs = {"dataset": dataset, "fit": (fit,), **({"select": (selected,)} if selected else {}), **conditions}
         sample = self.stage(
@@ -286,11 +291,13 @@ class PlanBuilder:
         beside = {"references", "segmenter", "budget", "sets"}
         declaration = {**declared.model_dump(mode="json", exclude=beside), "samples": declared.size(seen)}
         parameters = _named_network(declaration) | of
-        trained, segmenter = self._segmenter_of_agreement(fold) if "agreement" in declared.metrics else ({}, {})
+        known = fidelity_metrics()
+        asked = any(known[name].needs_segmenter for name in declared.metrics)
+        trained, segmenter = self._segmenter_of_agreement(fold) if asked else ({}, {})
         read = {"dataset": (self.plan.datasets[fold],), **inputs, **trained}
         runtime = {"network": declared.network, **segmenter}
         amount = float(of.get("sets", 1))
-        return self.stage("fidelity", label, parameters, read, runtime=runtime, amount=amount)
+        return self.stage("fidelity", label, parameters, read, runtime=runtime, amount=amount, metrics=declared.metrics)
 
     def _segmenter_of_agreement(self, fold: int) -> tuple[dict[str, tuple[str, ...]], dict[str, Any]]:
         """Add the training of the segmenter that judges pairs; return it as an input, and what it takes to load it."""
@@ -338,6 +345,7 @@ class PlanBuilder:
         suffix = f"seed={seed}{self._fold_suffix(fold)}"
         train = self.training(use, recipe, seed, fold, pools, self.study.budget)
         dataset = (self.plan.datasets[fold],)
+        metrics = [metric.name for metric in scored_metrics(self.study.evaluate.metrics)]
         for on in self.study.evaluate.on:
             role = on if on in ROLES else "report"
             scored = dataset if on in ROLES else (self._other_dataset(on),)
@@ -346,6 +354,8 @@ class PlanBuilder:
                 f"evaluate {name} * {recipe.label} * {suffix}{'' if on == 'report' else f' * on={on}'}",
                 {
                     "role": role,
+                    "metrics": metrics,
+                    "tolerance": self.study.evaluate.tolerance,
                     "zero-division": self.study.evaluate.zero_division,
                     "protocol": self.study.protocol,
                 },
@@ -353,6 +363,7 @@ class PlanBuilder:
                 plugin=plugin,
                 use=use,
                 runtime={"pictures": self.study.report.predictions},
+                metrics=metrics,
             )
             where = self.plan.dataset.name if on in ROLES else on
             self.plan.cells.append(Cell(name, recipe, seed, fold, where, role, train, evaluate))

@@ -14,6 +14,10 @@ from harness.engine.graph import SHOWN
 from harness.engine.plan import Cell, Plan, Pool
 from harness.engine.stages.running import RealPairs, load_pool
 from harness.metrics.fidelity.masks import positions_by_source
+from harness.metrics.fidelity.measure import measured_quantities
+from harness.metrics.segmentation.boundary import in_pixels
+from harness.metrics.segmentation.scores import reductions_of, size_of
+from harness.metrics.spec import scored_metrics
 from harness.plugins.contract import Kind
 from harness.plugins.registry import load_plugin
 from harness.results.schema import (
@@ -32,10 +36,11 @@ from harness.results.schema import (
     PredictionGrid,
     StudyResults,
     Variations,
+    score_columns,
 )
 from harness.store.results import Result, Store
 from harness.study.recipes import Recipe
-from harness.study.schema import SEGMENTATION_METRICS, PluginUse
+from harness.study.schema import PluginUse
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +74,7 @@ def collect(plan: Plan, store: Store, command: str = "") -> StudyResults:
         profile=plan.loaded.profile,
         rows=pd.DataFrame(rows, columns=list(COLUMNS)),
         images=reader.image_table(),
-        comparison=Comparison(_baselines(plan), metric, reduction, metric != "dice-loss"),
+        comparison=Comparison(_baselines(plan), metric, reduction),
         recipes=[recipe.label for recipe in plan.recipes],
         segmenters=plan.segmenters,
         generators=list(study.generators),
@@ -199,14 +204,15 @@ class _Reader:
             "status": status,
             "stage": cell.evaluate if result is None else result.key,
         }
-        for metric in SEGMENTATION_METRICS:
-            for reduction in ("micro", "micro-imagewise"):
+        for metric in scored_metrics(self.plan.loaded.study.evaluate.metrics):
+            for reduction in reductions_of(metric):
                 measured: dict[str, Any] = {"value": np.nan, "images": 0, "leak": ""}
                 if result is not None:
-                    measured["value"] = result.values["scores"][metric][reduction]
-                    measured["images"] = result.values["images"]
-                    measured["leak"] = result.values["leak"]
-                yield self._row(**common, metric=metric, reduction=reduction, **measured)
+                    size, values = size_of(reduction), result.values
+                    measured["value"] = _number(values["scores"][metric.name][reduction])
+                    measured["images"] = values["sizes"][size] if size else values["images"]
+                    measured["leak"] = values["leak"]
+                yield self._row(**common, metric=metric.name, reduction=reduction, **measured)
 
     def _seen(self, cell: Cell) -> int | str:
         """Return the most real pairs that a generator of a recipe was fitted on; nothing when it takes from none."""
@@ -258,7 +264,7 @@ class _Reader:
         measured = {name: {} for name in declared.metrics} if result is None else result.values["measured"]
         # The store sorts names; rows stand in the declared order.
         names = sorted(measured, key=lambda n: declared.metrics.index(n) if n in declared.metrics else len(measured))
-        for metric, network, value, images in _quantities(names, measured):
+        for metric, network, value, images in measured_quantities({name: measured[name] for name in names}):
             yield self._row(
                 **common,
                 kind="fidelity",
@@ -346,11 +352,11 @@ class _Reader:
                 "role": cell.role,
                 "image": table["ids"],
                 "group": table["groups"],
+                "size": table["sizes"],
             }
-            counts = np.asarray(table["counts"], dtype=np.int64).reshape(-1, 4)
-            columns |= {name: counts[:, i] for i, name in enumerate(("tp", "fp", "fn", "tn"))}
-            columns |= table["scores"]
-            frames.append(pd.DataFrame(columns, columns=list(IMAGE_COLUMNS)))
+            for metric, parts in table["fractions"].items():
+                columns |= dict(zip(score_columns(metric), parts, strict=True))
+            frames.append(pd.DataFrame(columns))
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(IMAGE_COLUMNS))
 
     def real(self) -> PairSet | None:
@@ -471,6 +477,11 @@ class _Reader:
         stages = self.plan.stages
         return {c.recipe.label: stages[c.train].parts["parameters"]["steps"] for c in self.plan.cells}
 
+    def _size_limits(self) -> dict[str, list[float]]:
+        """Return the areas that part polyps into thirds, where they are the same in all folds."""
+        found = [result.values["size-limits"] for c in self.plan.cells if (result := self.result(c.evaluate))]
+        return {"size_limits": found[0]} if found and all(one == found[0] for one in found) else {}
+
     def facts(self) -> dict[str, Any]:
         """Return what the methods paragraph and the page say about how the numbers were made."""
         loaded, study = self.plan.loaded, self.plan.loaded.study
@@ -486,6 +497,8 @@ class _Reader:
             "budget": budget,
             "selection": f"best of {study.budget.validations} checkpoints by mean IoU on the {role} images",
             "zero_division": study.evaluate.zero_division,
+            "tolerance": f"{in_pixels(study.evaluate.tolerance, (study.dataset.size,)):g} pixels",
+            **self._size_limits(),
         }
         environments = [r.record for key in self.plan.stages if (r := self.result(key)) is not None]
         return {
@@ -517,29 +530,6 @@ def _pool_label(pool: Pool) -> str:
 def _number(value: Any) -> float:
     """Return a stored number; JSON has null where there is none."""
     return math.nan if value is None else float(value)
-
-
-#: What stands beside the numbers of a metric and is none of them.
-_BESIDE = ("n_synthetic", "network", "mode", "notes", "reference")
-
-
-def _quantities(names: Sequence[str], measured: dict[str, Any]) -> Iterator[tuple[str, str, float, int]]:
-    """Return (quantity, network, value, synthetic images) of everything measured, each once.
-
-    A metric may bring another along (FID its KID): when both were measured, the other one's own numbers stand.
-    """
-    seen: set[tuple[str, str]] = set()
-    for metric in names:
-        values = measured[metric]
-        network = str(values.get("network") or "")
-        others = [other for other in names if other != metric and not metric.startswith(f"{other}-")]
-        for quantity in dict.fromkeys([metric, *values]):
-            value = values.get(quantity)
-            brought = any(quantity == other or quantity.startswith(f"{other}-") for other in others)
-            if quantity in _BESIDE or isinstance(value, (bool, str)) or brought or (quantity, network) in seen:
-                continue
-            seen.add((quantity, network))
-            yield quantity, network, _number(value), int(values.get("n_synthetic", 0))
 
 
 def _problem(row: dict[str, Any], metrics: Sequence[str]) -> str:

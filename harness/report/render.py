@@ -20,12 +20,13 @@ from harness.report.page import FigureFile, pages
 from harness.report.papers.tables import published_tables
 from harness.report.tables.fidelity import fidelity_tables, mask_table, memorisation_table
 from harness.report.tables.fidelity_rows import largest_fits
-from harness.report.tables.scores import all_scores, comparison_table, score_tables
+from harness.report.tables.scores import clinical_tables, comparison_table, score_tables, scored, size_tables
 from harness.report.tables.selection import selection_tables
 from harness.results.results_csv import results_csv
-from harness.stats.study import effects, scores
+from harness.stats.study import effects
 
 if TYPE_CHECKING:
+    from harness.report.tables.scores import Scored
     from harness.report.tables.table import Table
     from harness.results.schema import MadeFrom, StudyResults
     from harness.stats import Effect, Score
@@ -81,16 +82,13 @@ def _replace(building: Path, folder: Path) -> None:
 
 def _write(results: StudyResults, folder: Path) -> None:
     """Write all files of a report into an empty folder."""
-    measured = all_scores(results)
-    comparison = results.comparison
-    primary = measured.get((comparison.metric, comparison.reduction)) or scores(
-        results, comparison.metric, comparison.reduction
-    )
+    of = scored(results)
+    primary = of(results.comparison.metric, results.comparison.reduction)
     compared = effects(results, primary)
     (folder / "tables").mkdir()
     (folder / "figures").mkdir()
     (folder / "results.csv").write_text(results_csv(results), encoding="utf-8", newline="")
-    tables = _tables(results, measured, compared)
+    tables = _tables(results, of, compared)
     for table in tables:
         for ending, text in (("md", table.markdown()), ("tex", table.latex()), ("csv", table.csv())):
             (folder / "tables" / f"{table.name}.{ending}").write_text(text, encoding="utf-8", newline="")
@@ -99,14 +97,18 @@ def _write(results: StudyResults, folder: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8", newline="")
 
 
-def _tables(results: StudyResults, measured: dict[tuple[str, str], list[Score]], compared: list[Effect]) -> list[Table]:
+def _tables(results: StudyResults, of: Scored, compared: list[Effect]) -> list[Table]:
     """Build the tables that the study asks for; all that apply when it asks for none."""
     wanted = set(results.tables or TABLES)
     tables: list[Table] = []
     if "comparison" in wanted and compared:
         tables.append(comparison_table(results, compared))
     if "scores" in wanted:
-        tables.extend(score_tables(results, measured))
+        tables.extend(score_tables(results, of))
+    if "scores-clinical" in wanted:
+        tables.extend(clinical_tables(results, of))
+    if "scores-by-size" in wanted:
+        tables.extend(size_tables(results, of))
     if "fidelity" in wanted:
         tables.extend(fidelity_tables(results))
     if "fidelity-masks" in wanted and (masks := mask_table(results)):

@@ -8,7 +8,7 @@ VERSIONS: dict[str, int] = {
     "sample": 1,
     "refine": 2,
     "train": 1,
-    "evaluate": 1,
+    "evaluate": 2,
     "fidelity": 3,
 }
 

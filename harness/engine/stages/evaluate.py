@@ -13,13 +13,17 @@ from harness.errors import HarnessError, LeakError
 
 
 def run(stage: RunningStage) -> dict[str, Any]:
-    """Check for leaks, predict, count pixels, score.
+    """Check for leaks, predict, score.
 
     Raises:
         LeakError: something scored was seen, and the protocol is clean.
     """
     from harness.learning.predict import predict
-    from harness.metrics.segmentation.scores import confusion, per_image_scores, segmentation_scores
+    from harness.metrics.fidelity.masks import areas
+    from harness.metrics.segmentation.boundary import in_pixels
+    from harness.metrics.segmentation.mask_batch import MaskBatch
+    from harness.metrics.segmentation.scores import SIZES, fractions, reduce_all, size_limits, sizes
+    from harness.metrics.spec import segmentation_metric
 
     trained = stage.result("train")
     place = RealPairs(stage.result("scored"))
@@ -38,13 +42,16 @@ def run(stage: RunningStage) -> dict[str, Any]:
     segmenter = stage.plugin("segmenters")
     weights = trained.folder / trained.values["weights"]
     predicted = predict(segmenter, weights, scored.images, stage.device)
-    zero_division = float(stage.parameters["zero-division"])
-    counts = confusion(predicted, scored.masks)
-    table = {"ids": scored.ids, "groups": scored.groups, "counts": counts.tolist()}
-    table["scores"] = {name: values.tolist() for name, values in per_image_scores(counts, zero_division).items()}
+    metrics = [segmentation_metric(name) for name in stage.parameters["metrics"]]
+    tolerance = in_pixels(float(stage.parameters["tolerance"]), scored.size)
+    found = fractions(MaskBatch(predicted, np.asarray(scored.masks), tolerance), metrics)
+    limits = size_limits(areas(stage.dataset.role("fit").masks))
+    polyps = sizes(areas(scored.masks), limits)
+    parts = {name: [part.tolist() for part in fraction] for name, fraction in found.items()}
+    table = {"ids": scored.ids, "groups": scored.groups, "sizes": polyps, "fractions": parts}
     (stage.folder / "images.json").write_text(json.dumps(table))
     np.save(stage.folder / "predictions.npy", np.packbits(predicted, axis=None))
-    scores = segmentation_scores(counts, zero_division)
+    scores = reduce_all(metrics, found, float(stage.parameters["zero-division"]), polyps)
     stage.context.log(
         trained.values["steps"], **{f"{m} {r}": value for m, values in scores.items() for r, value in values.items()}
     )
@@ -53,6 +60,8 @@ def run(stage: RunningStage) -> dict[str, Any]:
     return {
         "scores": scores,
         "images": len(scored),
+        "sizes": {size: polyps.count(size) for size in SIZES},
+        "size-limits": [round(limit, 4) for limit in limits],
         "shape": list(predicted.shape),
         "leak": f"{len(leaks)} of {len(scored)} scored images: {'; '.join(hows)}" if leaks else "",
     }

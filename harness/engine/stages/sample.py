@@ -13,7 +13,6 @@ from harness.data.pairs import PairSet
 from harness.engine.stages.running import RunningStage, pool_seeds, sampled_pairs, save_sources
 from harness.errors import PluginError
 from harness.learning.work_folder import recorded_checkpoints
-from harness.metrics.fidelity import figure_data
 from harness.plugins.contract import Checkpoint, Generator, Sample
 from harness.store.results import Result
 
@@ -133,13 +132,12 @@ def _keep_variations(
     check_sample(generator.name, made, len(seeds), real)
     images = _pictures([made], given)
     stage.context.log_images("variations", checkpoint.step, images)
-    figure_data.save(
+    np.savez(
         stage.folder / "variations.npz",
-        {
-            "masks": np.asarray(few),
-            "images": images.reshape(len(few), VARIATIONS, *images.shape[1:]),
-            "seeds": seeds.reshape(len(few), VARIATIONS),
-        },
+        allow_pickle=False,
+        masks=few,
+        images=images.reshape(len(few), VARIATIONS, *images.shape[1:]),
+        seeds=seeds.reshape(len(few), VARIATIONS),
     )
 
 

@@ -40,7 +40,7 @@ def run(stage: RunningStage) -> dict[str, Any]:
 
     Selection only ever sees the fit or the select role; their ids join the lineage of everything the checkpoint makes.
     """
-    from harness.metrics.fidelity.measure import FIDELITY
+    from harness.metrics.spec import fidelity_metric
 
     fit = stage.result("fit")
     wanted = stage.parameters["among"]
@@ -55,7 +55,7 @@ def run(stage: RunningStage) -> dict[str, Any]:
     for row in rows:
         if row["problem"]:
             stage.context.note(f"Checkpoint {row['step']} of {name} cannot be chosen: {row['problem']}.")
-    best = choose(rows, metrics, [FIDELITY[metric].lower_is_better for metric in metrics])
+    best = choose(rows, metrics, [fidelity_metric(metric).better == "lower" for metric in metrics])
     tied = [row["step"] for row in rows if _value(row, metrics[0]) == _value(_at(rows, best), metrics[0])]
     if len(tied) > 1:
         by = f"{metrics[1]}, then the earliest" if len(metrics) > 1 else "the earliest"
@@ -115,7 +115,8 @@ def score(stage: RunningStage, checkpoints: Sequence[Checkpoint], real: PairSet)
 
 
 def _score(stage: RunningStage, checkpoint: Checkpoint, real: PairSet) -> Row:
-    from harness.metrics.fidelity.measure import measure, of_masks
+    from harness.metrics.fidelity.measure import Sets, measure, of_masks
+    from harness.metrics.spec import fidelity_metric
 
     generator = stage.plugin("generators")
     masks = PairSet.load(stage.result("masks").folder / "pairs") if stage.results("masks") else None
@@ -124,14 +125,9 @@ def _score(stage: RunningStage, checkpoint: Checkpoint, real: PairSet) -> Row:
     metrics = _metrics(stage)
     given = sampled_pairs(generator, checkpoint, real)
     samples = sample_pairs(stage, generator, checkpoint, stage.parameters["samples"], given, masks)
-    measured = measure(
-        metrics,
-        of_masks(reference) if makes == "masks" else reference,
-        samples,
-        device=stage.device,
-        seed=stage.seed,
-        network=stage.spec["runtime"]["network"] or "",
-    )
+    real = of_masks(reference) if makes == "masks" else reference
+    sets = Sets(real, samples, stage.device, seed=stage.seed, network=stage.spec["runtime"]["network"] or "")
+    measured = measure([fidelity_metric(name) for name in metrics], sets)
     values = {name: float(measured[name][name]) for name in metrics}
     stage.context.log(checkpoint.step, **values)
     stage.context.log_images("samples", checkpoint.step, samples.images[:25])
@@ -145,13 +141,9 @@ def _keep_samples(folder: Path, step: int, samples: PairSet) -> None:
 
     Written before its row is: a checkpoint that counts as scored has them.
     """
-    from harness.metrics.fidelity import figure_data
-
     (folder / "shown").mkdir(exist_ok=True)
     few = samples.first(min(SHOWN, len(samples)))
-    figure_data.save(
-        folder / "shown" / f"{step}.npz", {"images": np.asarray(few.images), "masks": np.asarray(few.masks)}
-    )
+    np.savez(folder / "shown" / f"{step}.npz", allow_pickle=False, images=few.images, masks=few.masks)
 
 
 def _problem(samples: PairSet, makes: str, values: dict[str, float]) -> str:

@@ -19,7 +19,7 @@ from harness.report.figures.learning_curves import (
 from harness.report.figures.scores import ratio_figure
 from harness.report.format import FIGURES
 from harness.report.render import render
-from harness.results.schema import Measured
+from harness.results.schema import Measured, score_columns
 from harness.stats.study import scores
 
 #: Paper B, Table 3: real ones, ten synthetic ones for each alone, and beside them.
@@ -102,7 +102,8 @@ def test_a_score_axis_that_does_not_begin_at_zero_is_marked(study, drawn, tmp_pa
     strokes = [line for line in axis.get_lines() if line.get_transform() == axis.transAxes]
     assert len(strokes) == 1
     assert list(strokes[0].get_xdata()) == [0, 0]
-    near_zero = replace(results, images=results.images.assign(iou=results.images["iou"] / 1e3))
+    above, _ = score_columns("iou")
+    near_zero = replace(results, images=results.images.assign(**{above: results.images[above] / 1e3}))
     assert score_figure(near_zero, tmp_path / "z")
     (axis,) = drawn[1].axes
     assert (axis.get_ylim()[0] > 0) == any(line.get_transform() == axis.transAxes for line in axis.get_lines())
