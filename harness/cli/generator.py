@@ -236,7 +236,7 @@ def _given_masks(where: str, size: tuple[int, int]) -> NDArray[np.uint8]:
     from harness.errors import DeclarationError
     from harness.metrics.inputs.places import read_masks
 
-    _, masks = read_masks(where, size[0])
+    masks = read_masks(where, size[0]).masks
     if masks.shape[1:] != size:
         height, width = masks.shape[1:]
         raise DeclarationError(

@@ -8,6 +8,7 @@ from harness.engine.graph import Plan
 from harness.engine.rows import Rows, image_table
 from harness.engine.shown import Shown
 from harness.engine.stored import StoredResults
+from harness.metrics.segmentation.boundary import in_pixels
 from harness.plugins.contract import Kind
 from harness.plugins.registry import load_plugin
 from harness.results.schema import COLUMNS, Comparison, Pipeline, Plugged, StudyResults
@@ -37,7 +38,7 @@ def collect(plan: Plan, store: Store, command: str = "") -> StudyResults:
         profile=plan.loaded.profile,
         rows=pd.DataFrame(Rows(stored).all(), columns=list(COLUMNS)),
         images=image_table(stored),
-        comparison=Comparison(_baselines(plan), metric, reduction, metric != "dice-loss"),
+        comparison=Comparison(_baselines(plan), metric, reduction),
         recipes=[recipe.label for recipe in plan.recipes],
         segmenters=plan.segmenters,
         generators=list(study.generators),
@@ -106,6 +107,13 @@ def _selection_networks(stored: StoredResults) -> dict[str, str]:
     return found
 
 
+def _size_limits(stored: StoredResults) -> dict[str, tuple[float, ...]]:
+    """Return the areas that part polyps into thirds, where they are the same in all folds."""
+    scored = [found for cell in stored.plan.cells if (found := stored.read(cell.evaluate)) is not None]
+    limits = {found.size_limits for found in scored}
+    return {"size_limits": limits.pop()} if len(limits) == 1 else {}
+
+
 def _facts(stored: StoredResults) -> dict[str, Any]:
     """Return what the methods paragraph and the page say about how the numbers were made."""
     plan, loaded, study = stored.plan, stored.plan.loaded, stored.plan.loaded.study
@@ -121,6 +129,8 @@ def _facts(stored: StoredResults) -> dict[str, Any]:
         "budget": budget,
         "selection": f"best of {study.budget.validations} checkpoints by mean IoU on the {role} images",
         "zero_division": study.evaluate.zero_division,
+        "tolerance": f"{in_pixels(study.evaluate.tolerance, (study.dataset.size,)):g} pixels",
+        **_size_limits(stored),
     }
     environments = stored.environments()
     return {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from harness.engine.check import check_plugins, check_study, describe_errors
+from harness.engine.check import check_plugins, check_study, describe_errors, with_own_names
 from harness.errors import DeclarationError
 from harness.study.find import find_study
 from harness.study.loaded import LoadedStudy
@@ -44,7 +44,7 @@ def load_study(name: str, profile: str | None = None, settings: tuple[str, ...] 
     problems += check_study(study, document)
     if problems:
         raise DeclarationError(_in_order(problems))
-    return LoadedStudy(path.stem, profile or "", study, document)
+    return LoadedStudy(path.stem, profile or "", with_own_names(study), document)
 
 
 def _in_order(problems: list[str]) -> list[str]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from harness.engine.graph import Cell, Measurement, Pool, Reference
 from harness.engine.stages import kinds
 from harness.engine.stored import StoredResults
-from harness.results.schema import COLUMNS, IMAGE_COLUMNS
+from harness.metrics.fidelity.measure import measured_quantities
+from harness.metrics.segmentation.scores import reductions_of, size_of
+from harness.metrics.spec import scored_metrics
+from harness.results.schema import COLUMNS, IMAGE_COLUMNS, score_columns
 from harness.study.recipes import Recipe
-from harness.study.schema import SEGMENTATION_METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,13 +70,14 @@ class Rows:
             "dataset": cell.dataset,
             "role": cell.role,
         }
-        for metric in SEGMENTATION_METRICS:
-            for reduction in ("micro", "micro-imagewise"):
-                measured: Row = {"value": np.nan, "images": 0, "leak": ""}
+        for metric in scored_metrics(self.plan.loaded.study.evaluate.metrics):
+            for reduction in reductions_of(metric):
+                measured: Row = {"value": math.nan, "images": 0, "leak": ""}
                 if scored is not None:
-                    value = scored.scores[metric][reduction]
-                    measured = {"value": value, "images": scored.images, "leak": scored.leak}
-                yield self._row(cell.evaluate, **common, metric=metric, reduction=reduction, **measured)
+                    size, value = size_of(reduction), scored.scores[metric.name][reduction]
+                    images = scored.sizes[size] if size else scored.images
+                    measured = {"value": _number(value), "images": images, "leak": scored.leak}
+                yield self._row(cell.evaluate, **common, metric=metric.name, reduction=reduction, **measured)
 
     def _n_fit_of(self, cell: Cell) -> int | str:
         """Return the most real pairs that a generator of a recipe was fitted on; nothing when it takes from none."""
@@ -123,7 +124,7 @@ class Rows:
         measured: dict[str, Any] = {name: {} for name in declared.metrics} if found is None else found.measured
         # The store sorts names; rows stand in the declared order.
         names = sorted(measured, key=lambda n: declared.metrics.index(n) if n in declared.metrics else len(measured))
-        for metric, network, value, images in _quantities(names, measured):
+        for metric, network, value, images in measured_quantities({name: measured[name] for name in names}):
             beside = {"metric": metric, "reduction": network, "value": value, "images": images}
             yield self._row(key, **common, kind="fidelity", role=declared.against, **beside)
 
@@ -184,37 +185,17 @@ def image_table(stored: StoredResults) -> pd.DataFrame:
             "role": cell.role,
             "image": table["ids"],
             "group": table["groups"],
+            "size": table["sizes"],
         }
-        counts = np.asarray(table["counts"], dtype=np.int64).reshape(-1, 4)
-        columns |= {name: counts[:, i] for i, name in enumerate(("tp", "fp", "fn", "tn"))}
-        columns |= table["scores"]
-        frames.append(pd.DataFrame(columns, columns=list(IMAGE_COLUMNS)))
+        for metric, parts in table["fractions"].items():
+            columns |= dict(zip(score_columns(metric), parts, strict=True))
+        frames.append(pd.DataFrame(columns))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(IMAGE_COLUMNS))
 
 
-#: What stands beside the numbers of a metric and is none of them.
-_BESIDE = ("n_synthetic", "network", "mode", "notes", "reference")
-
-
-def _quantities(names: Sequence[str], measured: dict[str, Any]) -> Iterator[tuple[str, str, float, int]]:
-    """Return (quantity, network, value, synthetic images) of everything measured, each once.
-
-    A metric may bring another along (FID its KID): when both were measured, the other one's own numbers stand.
-    """
-    seen: set[tuple[str, str]] = set()
-    for metric in names:
-        values = measured[metric]
-        network = str(values.get("network") or "")
-        others = [other for other in names if other != metric and not metric.startswith(f"{other}-")]
-        for quantity in dict.fromkeys([metric, *values]):
-            value = values.get(quantity, math.nan)
-            brought = any(quantity == other or quantity.startswith(f"{other}-") for other in others)
-            if quantity in _BESIDE or isinstance(value, (bool, str)) or brought or (quantity, network) in seen:
-                continue
-            seen.add((quantity, network))
-            # JSON has null where there is no number.
-            number = math.nan if value is None else float(value)
-            yield quantity, network, number, int(values.get("n_synthetic", 0))
+def _number(value: float | None) -> float:
+    """Return a stored number; JSON has null where there is none."""
+    return math.nan if value is None else float(value)
 
 
 def arm_of(recipe: Recipe) -> str:

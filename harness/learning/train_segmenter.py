@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from harness.errors import HarnessError, OutOfMemory
 from harness.learning.memory import is_out_of_memory
 from harness.learning.predict import predict_masks
-from harness.metrics.segmentation.scores import confusion, per_image_scores
+from harness.metrics.segmentation.confusion import confusion, intersection_over_union
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule
@@ -203,7 +203,7 @@ class _Run:
                 self._keep()
             return
         masks = predict_masks(self.module, self.selection.images, self.context.device)
-        score = float(per_image_scores(confusion(masks, self.selection.masks))["iou"].mean())
+        score = float(intersection_over_union(confusion(masks, self.selection.masks), empty=1.0).mean())
         self._record("selection-iou", score)
         if self.best_score is None or score > self.best_score:
             self.best_score = score

@@ -106,7 +106,11 @@ def code_of(plugin: type) -> dict[str, str]:
     Args:
         plugin: a plugin class, however it was found.
     """
-    module = plugin.__module__
+    return code_of_imported(plugin.__module__)
+
+
+def code_of_imported(module: str) -> dict[str, str]:
+    """Return the same of a module that is imported, by its name."""
     own = getattr(sys.modules.get(module), "__file__", None)
     if own is None:
         return {}

@@ -16,6 +16,7 @@ from harness.engine.kind import StageKind
 from harness.engine.leak_guard import describe, find_leaks
 from harness.engine.stages.running import RunningStage
 from harness.errors import HarnessError, LeakError
+from harness.metrics.spec import code_of_extensions, scored_metrics
 from harness.plugins.registry import load_plugin
 from harness.store.results import Result
 from harness.study.schema import SegmenterUse
@@ -36,6 +37,8 @@ class EvaluateResult:
         folder: of the result.
         scores: metric -> reduction -> number.
         images: how many were scored.
+        sizes: how many of them show a polyp of each size.
+        size_limits: areas that part the polyps of the fit role into thirds, as shares of the frame.
         shape: of the predictions, (N, H, W).
         leak: what was seen that should not have been, or empty.
     """
@@ -43,12 +46,14 @@ class EvaluateResult:
     folder: Path
     scores: dict[str, dict[str, float]]
     images: int
+    sizes: dict[str, int]
+    size_limits: tuple[float, ...]
     shape: tuple[int, ...]
     leak: str
 
     @cached_property
     def per_image(self) -> dict[str, Any]:
-        """``ids``, ``groups``, ``counts`` (N, 4) of tp, fp, fn, tn, and ``scores`` by metric, image by image."""
+        """Image by image ``ids``, ``groups``, ``sizes``, and ``fractions``: numerators and denominators by metric."""
         return dict(json.loads((self.folder / _IMAGES).read_text()))
 
     def predictions(self) -> NDArray[np.uint8]:
@@ -61,6 +66,7 @@ class EvaluateStage(StageKind[EvaluateResult]):
     """Scores a segmenter."""
 
     name: ClassVar[str] = "evaluate"
+    version: ClassVar[int] = 2
     comparable: ClassVar[bool] = True
     learning: ClassVar[tuple[str, ...]] = ("harness.learning.predict",)
 
@@ -79,7 +85,14 @@ class EvaluateStage(StageKind[EvaluateResult]):
         """
         study = plan.loaded.study
         plugin = load_plugin("segmenters", use.plugin).create(**use.values())
-        parameters = {"role": role, "zero-division": study.evaluate.zero_division, "protocol": study.protocol}
+        metrics = [metric.name for metric in scored_metrics(study.evaluate.metrics)]
+        parameters = {
+            "role": role,
+            "zero-division": study.evaluate.zero_division,
+            "protocol": study.protocol,
+            "metrics": metrics,
+            "tolerance": study.evaluate.tolerance,
+        }
         return plan.add(
             cls,
             f"evaluate {label}",
@@ -88,18 +101,23 @@ class EvaluateStage(StageKind[EvaluateResult]):
             plugin=plugin,
             use=use,
             runtime={"pictures": study.report.predictions},
+            code=code_of_extensions(metrics),
             work=use.name or plugin.label,
         )
 
     @classmethod
     def run(cls, stage: RunningStage) -> dict[str, Any]:
-        """Check for leaks, predict, count pixels, score.
+        """Check for leaks, predict, score.
 
         Raises:
             LeakError: something scored was seen, and the protocol is clean.
         """
         from harness.learning.predict import predict
-        from harness.metrics.segmentation.scores import confusion, per_image_scores, segmentation_scores
+        from harness.metrics.fidelity.masks import areas
+        from harness.metrics.segmentation.boundary import in_pixels
+        from harness.metrics.segmentation.mask_batch import MaskBatch
+        from harness.metrics.segmentation.scores import SIZES, fractions, reduce_all, size_limits, sizes
+        from harness.metrics.spec import segmentation_metric
 
         trained: TrainResult = stage.input("train")
         place: RealPairs = stage.input("scored")
@@ -116,13 +134,16 @@ class EvaluateStage(StageKind[EvaluateResult]):
         if leaks and stage.parameters["protocol"] == "clean" and stage.parameters["role"] == "report":
             raise LeakError(describe(leaks))
         predicted = predict(stage.plugin("segmenters"), trained.weights, scored.images, stage.device)
-        zero_division = float(stage.parameters["zero-division"])
-        counts = confusion(predicted, scored.masks)
-        table = {"ids": scored.ids, "groups": scored.groups, "counts": counts.tolist()}
-        table["scores"] = {name: values.tolist() for name, values in per_image_scores(counts, zero_division).items()}
+        metrics = [segmentation_metric(name) for name in stage.parameters["metrics"]]
+        tolerance = in_pixels(float(stage.parameters["tolerance"]), scored.size)
+        found = fractions(MaskBatch(predicted, np.asarray(scored.masks), tolerance), metrics)
+        limits = size_limits(areas(stage.dataset.role("fit").masks))
+        polyps = sizes(areas(scored.masks), limits)
+        parts = {name: [part.tolist() for part in fraction] for name, fraction in found.items()}
+        table = {"ids": scored.ids, "groups": scored.groups, "sizes": polyps, "fractions": parts}
         (stage.folder / _IMAGES).write_text(json.dumps(table))
         np.save(stage.folder / _PREDICTIONS, np.packbits(predicted, axis=None))
-        scores = segmentation_scores(counts, zero_division)
+        scores = reduce_all(metrics, found, float(stage.parameters["zero-division"]), polyps)
         logged = {f"{m} {r}": value for m, values in scores.items() for r, value in values.items()}
         stage.context.log(trained.steps, **logged)
         _log_pictures(stage, scored, predicted)
@@ -130,6 +151,8 @@ class EvaluateStage(StageKind[EvaluateResult]):
         return {
             "scores": scores,
             "images": len(scored),
+            "sizes": {size: polyps.count(size) for size in SIZES},
+            "size-limits": [round(limit, 4) for limit in limits],
             "shape": list(predicted.shape),
             "leak": f"{len(leaks)} of {len(scored)} scored images: {'; '.join(hows)}" if leaks else "",
         }
@@ -138,7 +161,15 @@ class EvaluateStage(StageKind[EvaluateResult]):
     def read(cls, result: Result) -> EvaluateResult:
         """Open the scores."""
         values = result.values
-        return EvaluateResult(result.folder, values["scores"], values["images"], tuple(values["shape"]), values["leak"])
+        return EvaluateResult(
+            result.folder,
+            values["scores"],
+            values["images"],
+            values["sizes"],
+            tuple(values["size-limits"]),
+            tuple(values["shape"]),
+            values["leak"],
+        )
 
 
 def _log_pictures(stage: RunningStage, scored: PairSet, predicted: NDArray[np.uint8]) -> None:

@@ -107,9 +107,7 @@ def write_variations(
         images: uint8 (K, V, H, W, 3).
         seeds: int64 (K, V).
     """
-    from harness.metrics.fidelity import figure_data
-
-    figure_data.save(folder / _VARIATIONS, {"masks": masks, "images": images, "seeds": seeds})
+    np.savez(folder / _VARIATIONS, allow_pickle=False, masks=masks, images=images, seeds=seeds)
 
 
 def item_seeds(seed: int, count: int, in_turn: int = 1) -> NDArray[np.int64]:

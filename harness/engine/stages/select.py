@@ -19,6 +19,7 @@ from harness.engine.kind import StageKind
 from harness.engine.stages.pool import PoolResult, sample_pairs, sampled_pairs
 from harness.engine.stages.running import RunningStage
 from harness.errors import HarnessError
+from harness.metrics.spec import code_of_extensions
 from harness.plugins.registry import load_plugin
 from harness.store.results import Result
 from harness.study.schema import GeneratorUse
@@ -104,6 +105,7 @@ class SelectStage(StageKind[SelectResult]):
             use=use,
             seed=seed,
             runtime=runtime,
+            code=code_of_extensions(use.select.metrics()),
             amount=use.select.samples,
         )
 
@@ -113,7 +115,7 @@ class SelectStage(StageKind[SelectResult]):
 
         Selection only ever sees the fit or the select role; their ids join the lineage of all the checkpoint makes.
         """
-        from harness.metrics.fidelity.measure import FIDELITY
+        from harness.metrics.spec import fidelity_metric
 
         fit: FitResult = stage.input("fit")
         checkpoints = considered(stage, fit.checkpoints)
@@ -128,7 +130,7 @@ class SelectStage(StageKind[SelectResult]):
         for row in rows:
             if row["problem"]:
                 stage.context.note(f"Checkpoint {row['step']} of {name} cannot be chosen: {row['problem']}.")
-        best = choose(rows, metrics, [FIDELITY[metric].lower_is_better for metric in metrics])
+        best = choose(rows, metrics, [fidelity_metric(metric).better == "lower" for metric in metrics])
         tied = [row["step"] for row in rows if _value(row, metrics[0]) == _value(_at(rows, best), metrics[0])]
         if len(tied) > 1:
             by = f"{metrics[1]}, then the earliest" if len(metrics) > 1 else "the earliest"
@@ -199,6 +201,7 @@ def score(stage: RunningStage, checkpoints: Sequence[Checkpoint], real: PairSet)
 
 def _score(stage: RunningStage, checkpoint: Checkpoint, real: PairSet) -> Row:
     from harness.metrics.fidelity.measure import measure, of_masks
+    from harness.metrics.spec import Sets, fidelity_metric
 
     generator = stage.plugin("generators")
     given: list[PoolResult] = stage.inputs("masks")
@@ -208,14 +211,9 @@ def _score(stage: RunningStage, checkpoint: Checkpoint, real: PairSet) -> Row:
     seen = sampled_pairs(generator, checkpoint, real)
     masks = given[0].pairs if given else None
     samples = sample_pairs(stage, generator, checkpoint, stage.parameters["samples"], seen, masks)
-    measured = measure(
-        metrics,
-        of_masks(reference) if makes == "masks" else reference,
-        samples,
-        device=stage.device,
-        seed=stage.seed,
-        network=stage.runtime["network"] or "",
-    )
+    compared = of_masks(reference) if makes == "masks" else reference
+    sets = Sets(compared, samples, stage.device, seed=stage.seed, network=stage.runtime["network"] or "")
+    measured = measure([fidelity_metric(name) for name in metrics], sets)
     values = {name: float(measured[name][name]) for name in metrics}
     stage.context.log(checkpoint.step, **values)
     stage.context.log_images("samples", checkpoint.step, samples.images[:25])
@@ -229,12 +227,10 @@ def _keep_samples(folder: Path, step: int, samples: PairSet) -> None:
 
     Written before its row is: a checkpoint that counts as scored has them.
     """
-    from harness.metrics.fidelity import figure_data
-
     path = _shown(folder, step)
     path.parent.mkdir(exist_ok=True)
     few = samples.first(min(SHOWN, len(samples)))
-    figure_data.save(path, {"images": np.asarray(few.images), "masks": np.asarray(few.masks)})
+    np.savez(path, allow_pickle=False, images=few.images, masks=few.masks)
 
 
 def _problem(samples: PairSet, makes: str, values: dict[str, float]) -> str:
