@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.engine.stages import VERSIONS
 from harness.home import threads
+from harness.learning.batches import steps_for_epochs
 from harness.plugins.contract import Generator, Plugin
 from harness.plugins.fingerprint import code_of
 from harness.plugins.registry import load_plugin
@@ -404,7 +405,7 @@ class PlanBuilder:
         assert budget.epochs is not None
         available = len(self.plan.splits[fold].ids("fit"))
         real = available if recipe.real is None else recipe.real
-        return budget.epochs * math.ceil((real + recipe.synthetic_count) / batch_size)
+        return steps_for_epochs(real + recipe.synthetic_count, batch_size, budget.epochs)
 
     def _other_dataset(self, name: str) -> str:
         """Add a dataset that is only scored on: all of its images are report images."""
