@@ -45,7 +45,7 @@ class SinGANSeg(Generator):
 
     name = "singan-seg"
     Parameters: ClassVar[type[PublishedParameters]] = SinGANSegParameters
-    card = Card(needs="image", cost="minutes of a CPU core an image at 64 px")
+    card = Card(one_model_a_pair=True, cost="minutes of a CPU core an image at 64 px")
     sampling = frozenset({"start_scale", "mask_threshold"})
     parameters: SinGANSegParameters
 

@@ -64,7 +64,7 @@ def check_plugin(kind: Kind, plugin: type[Any], folder: Path, *, fresh_process: 
 def _check_description(kind: Kind, plugin: type[Any]) -> str:
     require(
         issubclass(plugin, _BASES[kind]),
-        f"{plugin.__name__} must derive from harness.plugins.contract.{_BASES[kind].__name__}.",
+        f"{plugin.__name__} must derive from harness.learning.{_BASES[kind].__name__}.",
     )
     name = getattr(plugin, "name", "")
     require(
@@ -80,7 +80,7 @@ def _check_description(kind: Kind, plugin: type[Any]) -> str:
     if kind == "segmenters":
         return f"{name} version {version}."
     card = plugin.card
-    allowed = {"needs": ("pairs", "masks", "image"), "makes": ("pairs", "masks", "images")}
+    allowed = {"needs": ("pairs", "masks"), "makes": ("pairs", "masks", "images")}
     for field, values in allowed.items():
         require(
             getattr(card, field) in values,
@@ -95,7 +95,7 @@ def _check_parameters(plugin: type[Any]) -> str:
     model = plugin.Parameters
     require(
         model.model_config.get("extra") == "forbid" and bool(model.model_config.get("frozen")),
-        "Its Parameters must derive from harness.plugins.contract.Parameters, so that a misspelt name is an error.",
+        "Its Parameters must derive from harness.learning.Parameters, so that a misspelt name is an error.",
     )
     for name, field in model.model_fields.items():
         require(not field.is_required(), f"Parameter {name!r} has no default.")

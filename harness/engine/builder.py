@@ -164,7 +164,7 @@ class PlanBuilder:
 
         One model a pair, and nested subsets: a fit on the most pairs that any recipe needs holds the models of all.
         """
-        if load_plugin("generators", use.plugin).card.needs != "image":
+        if not load_plugin("generators", use.plugin).card.one_model_a_pair:
             return seen
         needed = [seen, *(declared.fitted_on(recipe) for recipe, _ in self._uses_of(name, control=False))]
         return None if None in needed else max(n for n in needed if n is not None)
@@ -209,7 +209,7 @@ class PlanBuilder:
         scope = {"real": real, "order-seed": self.study.dataset.seed}
         inputs = {"dataset": (self.plan.datasets[fold],)}
         steps = float(getattr(plugin.parameters, "steps", None) or 1)
-        models = self._number_of(real, fold) if plugin.card.needs == "image" else 1
+        models = self._number_of(real, fold) if plugin.card.one_model_a_pair else 1
         amount = steps * models
         return self.stage("fit", label, scope, inputs, plugin=plugin, use=use, seed=declared.seed, amount=amount)
 

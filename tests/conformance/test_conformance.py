@@ -51,7 +51,7 @@ class Walk(Generator):
 class OneModelAPair(Walk):
     """Walks once for each pair, with a checkpoint after each."""
 
-    card = Card(needs="image")
+    card = Card(one_model_a_pair=True)
 
     def fit(self, pairs, context):
         values = (context.restore_state() or {"values": {}})["values"]

@@ -61,7 +61,7 @@ def fitted_pairs(stage: RunningStage, fit: Result) -> PairSet:
 
 def _seen(generator: Generator, checkpoint: Checkpoint, real: PairSet) -> frozenset[str]:
     """Return what a pair owes something to that names no sources; of one model a pair, all that was sampled from."""
-    return real.seen() if checkpoint.seen is None or generator.card.needs == "image" else checkpoint.seen
+    return real.seen() if checkpoint.seen is None or generator.card.one_model_a_pair else checkpoint.seen
 
 
 def sample_pairs(
@@ -181,7 +181,7 @@ def check_turn(generator: Generator, sample: Sample, seeds: NDArray[np.int64], r
     Raises:
         PluginError: says which source was expected and what came.
     """
-    if generator.card.needs != "image":
+    if not generator.card.one_model_a_pair:
         return
     expected = [(real.ids[seed % len(real)],) for seed in seeds.tolist()]
     named = [tuple(names) for names in sample.sources] if sample.sources is not None else [()] * len(expected)
