@@ -68,7 +68,7 @@ def _check_description(kind: Kind, plugin: type[Any]) -> str:
     if kind == "segmenters":
         return f"{name} version {version}."
     card = plugin.card
-    allowed = {"needs": ("pairs", "masks", "image"), "makes": ("pairs", "masks", "images")}
+    allowed = {"needs": ("pairs", "masks"), "makes": ("pairs", "masks", "images")}
     for field, values in allowed.items():
         require(
             getattr(card, field) in values,

@@ -78,7 +78,7 @@ class PlanBuilder:
 
         One model a pair, and nested subsets: a fit on the most pairs that any recipe needs holds the models of all.
         """
-        if load_plugin("generators", use.plugin).card.needs != "image":
+        if not load_plugin("generators", use.plugin).card.one_model_a_pair:
             return n_fit
         needed = [n_fit, *(declared.n_fit(recipe) for recipe, _ in self._uses_of(name, control=False))]
         return None if None in needed else max(n for n in needed if n is not None)

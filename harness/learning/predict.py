@@ -1,4 +1,4 @@
-"""What a trained segmenter predicts on images."""
+"""The masks that a trained segmenter predicts on images."""
 
 from __future__ import annotations
 
@@ -17,15 +17,9 @@ if TYPE_CHECKING:
 
     from harness.plugins.contract import Segmenter
 
-#: A pixel is polyp when its probability is above this, as in both papers.
-THRESHOLD = 0.5
-
 
 def load_module(segmenter: Segmenter, weights: Path, device: torch.device) -> LightningModule:
     """Build a segmenter's module with trained weights, ready to predict (evaluation mode, no gradients).
-
-    A segmenter whose ``module`` loads pretrained weights may offer ``bare_module()``, which does not; it is used
-    when it is there.
 
     Args:
         segmenter: the plugin, with the parameters that it was trained with.
@@ -64,7 +58,7 @@ def predict_masks(
         batch_size: images at once.
 
     Returns:
-        uint8 (N, H, W) in {0, 1}; 1 where the probability is above 0.5.
+        uint8 (N, H, W) in {0, 1}; 1 where the probability is above 0.5, as in both papers.
 
     Raises:
         OutOfMemory: the device had too little memory for a batch.

@@ -51,7 +51,7 @@ class Walk(Generator):
 class OneModelAPair(Walk):
     """Walks once for each pair, with a checkpoint after each."""
 
-    card = Card(needs="image")
+    card = Card(one_model_a_pair=True)
 
     def fit(self, pairs, context):
         values = (context.restore_state() or {"values": {}})["values"]
@@ -385,7 +385,7 @@ class Linear(Segmenter):
     def module(self, steps):
         from pytorch_lightning import LightningModule
 
-        layer, scale = self.layer(), self.loss_scale
+        layer, scale, returned = self.layer(), self.loss_scale, self.configured
 
         class Module(LightningModule):
             def __init__(self):
@@ -401,9 +401,19 @@ class Linear(Segmenter):
                 return loss * scale
 
             def configure_optimizers(self):
-                return torch.optim.SGD(self.parameters(), lr=0.1)
+                return returned(torch.optim.SGD(self.parameters(), lr=0.1))
 
         return Module()
+
+    def configured(self, optimiser):
+        return optimiser
+
+
+class TwoOptimisers(Linear):
+    """Asks for two optimisers."""
+
+    def configured(self, optimiser):
+        return [optimiser, optimiser]
 
 
 class TwoChannels(Linear):
@@ -440,6 +450,7 @@ class OwnRandomness(Linear):
     ("plugin", "check"),
     [
         (Linear, None),
+        (TwoOptimisers, "module"),
         (TwoChannels, "forward"),
         (InfiniteLoss, "training step"),
         (NoGradient, "training step"),

@@ -31,7 +31,7 @@ class Imitator(Painter):
     """One model a pair: the colours of that pair alone. Checkpoint k has models of the first k pairs."""
 
     name = "imitator"
-    card = Card(needs="image")
+    card = Card(one_model_a_pair=True)
     sampling = frozenset({"silent"})
 
     class Parameters(Parameters):
@@ -331,7 +331,7 @@ def test_a_checkpoint_without_a_model_of_any_pair_of_the_pool_is_told(study: Any
 
     class Modelled(Generator):
         name = "modelled"
-        card = Card(needs="image")
+        card = Card(one_model_a_pair=True)
 
         def fit(self, pairs: Any, context: Any) -> Any: ...
         def sample(self, checkpoint: Any, seeds: Any, context: Any, masks: Any = None) -> Any: ...

@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from torch.nn import functional
 from torchvision.models.vgg import cfgs, make_layers
 
-from generators import style_transfer_network
 from generators.style_transfer import StyleTransfer, padded
-from generators.style_transfer_network import (
+from generators.style_transfer import network as style_transfer_network
+from generators.style_transfer.network import (
     GramLoss,
     Objective,
     StyleOptimisation,

@@ -1,4 +1,4 @@
-"""Prediction and overlays."""
+"""What trained weights predict."""
 
 import numpy as np
 import pytest

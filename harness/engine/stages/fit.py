@@ -33,7 +33,7 @@ class FitStage(StageKind[FitResult]):
         parameters = {"real": n_fit, "order-seed": plan.loaded.study.dataset.seed}
         inputs = {"dataset": (plan.datasets[fold],)}
         steps = float(getattr(plugin.parameters, "steps", None) or 1)
-        models = plan.n_fit(n_fit, fold) if plugin.card.needs == "image" else 1
+        models = plan.n_fit(n_fit, fold) if plugin.card.one_model_a_pair else 1
         label = f"fit {label}"
         return plan.add(cls, label, parameters, inputs, plugin=plugin, use=use, seed=seed, amount=steps * models)
 

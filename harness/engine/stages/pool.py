@@ -129,7 +129,7 @@ def item_seeds(seed: int, count: int, in_turn: int = 1) -> NDArray[np.int64]:
 def pool_seeds(generator: Generator, checkpoint: Checkpoint, real: PairSet, seed: int, count: int) -> NDArray[np.int64]:
     """Return the seeds of the items of a pool (:func:`item_seeds`).
 
-    A generator that has one model a pair (``needs: image``) makes an item from the pair at ``seed % n`` of the ``n``
+    A generator that has one model a pair makes an item from the pair at ``seed % n`` of the ``n``
     that it is given. Its seeds are dealt: the first k * n items of a pool are k from each pair. So are those of any
     generator that says that things take turns (``Generator.turns``).
 
@@ -149,7 +149,7 @@ def sampled_pairs(generator: Generator, checkpoint: Checkpoint, real: PairSet) -
     Raises:
         HarnessError: none has one.
     """
-    if generator.card.needs != "image" or checkpoint.seen is None or real.seen() <= checkpoint.seen:
+    if not generator.card.one_model_a_pair or checkpoint.seen is None or real.seen() <= checkpoint.seen:
         return real
     modelled = [name for name in real.ids if name in checkpoint.seen]
     if not modelled:
@@ -162,7 +162,7 @@ def sampled_pairs(generator: Generator, checkpoint: Checkpoint, real: PairSet) -
 
 def behind(generator: Generator, checkpoint: Checkpoint, real: PairSet) -> frozenset[str]:
     """Return what a pair owes something to that names no sources; of one model a pair, all that was sampled from."""
-    return real.seen() if checkpoint.seen is None or generator.card.needs == "image" else checkpoint.seen
+    return real.seen() if checkpoint.seen is None or generator.card.one_model_a_pair else checkpoint.seen
 
 
 def mask_positions(stage: RunningStage, count: int) -> NDArray[np.intp]:
@@ -263,7 +263,7 @@ def check_turn(generator: Generator, sample: Sample, seeds: NDArray[np.int64], r
     Raises:
         PluginError: says which source was expected and what came.
     """
-    if generator.card.needs != "image":
+    if not generator.card.one_model_a_pair:
         return
     expected = [(real.ids[seed % len(real)],) for seed in seeds.tolist()]
     named = [tuple(names) for names in sample.sources] if sample.sources is not None else [()] * len(expected)

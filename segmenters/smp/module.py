@@ -17,7 +17,7 @@ from harness.learning.augmentation import make_augmentation
 
 if TYPE_CHECKING:
     from harness.learning.pretrained import EncoderWeights
-    from segmenters.smp import SMPParameters
+    from segmenters.smp.parameters import SMPParameters
 
 Colour = tuple[float, float, float]
 

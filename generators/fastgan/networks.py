@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from generators import adversarial_losses as losses
-from generators.fastgan import FastGANParameters
+from generators.fastgan.parameters import FastGANParameters
 from generators.four_channel_gan.layers import doubled_convolution, gated, initialise
 from generators.four_channel_gan.pictures import CHANNELS, RealPictures
 from generators.four_channel_gan.training import GeneratorNetwork, Losses, Training

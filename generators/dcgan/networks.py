@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from generators import adversarial_losses as losses
-from generators.dcgan import DCGANParameters
+from generators.dcgan.parameters import DCGANParameters
 from generators.four_channel_gan.layers import doubled_convolution, initialise
 from generators.four_channel_gan.pictures import CHANNELS
 from generators.four_channel_gan.training import GeneratorNetwork, Losses, Training

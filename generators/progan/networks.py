@@ -17,7 +17,7 @@ from generators import adversarial_losses as losses
 from generators.four_channel_gan.layers import doubled_convolution
 from generators.four_channel_gan.pictures import CHANNELS
 from generators.four_channel_gan.training import GeneratorNetwork, Losses, Training
-from generators.progan import ProGANParameters
+from generators.progan.parameters import ProGANParameters
 
 #: The side in pixels at which training starts.
 SMALLEST = 8
