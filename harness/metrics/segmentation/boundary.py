@@ -89,14 +89,20 @@ def outline_distances(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> tuple
     )
 
 
+def boundaries(masks: MaskBatch) -> Boundaries:
+    """Return how far apart the outlines of a batch lie."""
+    return compare_boundaries(masks.predicted, masks.truth, masks.tolerance)
+
+
 def _hausdorff(masks: MaskBatch) -> Fraction:
-    distances = masks.boundaries.hausdorff
+    distances = masks.once(boundaries).hausdorff
     defined = ~np.isnan(distances)
     return Fraction(np.where(defined, distances, 0.0), defined.astype(np.float64))
 
 
 def _surface_dice(masks: MaskBatch) -> Fraction:
-    return Fraction(masks.boundaries.within, masks.boundaries.length)
+    compared = masks.once(boundaries)
+    return Fraction(compared.within, compared.length)
 
 
 HAUSDORFF = SegmentationMetric(

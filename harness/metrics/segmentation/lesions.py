@@ -63,12 +63,18 @@ def _count(predicted: NDArray[np.uint8], truth: NDArray[np.uint8]) -> tuple[int,
     return there, int((intersections >= FOUND * unions).sum()), int((~shared.any(axis=0)).sum())
 
 
+def lesions(masks: MaskBatch) -> Lesions:
+    """Return the connected pieces of a batch that are there, that are found, and that are predicted beside them."""
+    return count_lesions(masks.predicted, masks.truth)
+
+
 def _detection(masks: MaskBatch) -> Fraction:
-    return Fraction(masks.lesions.found, masks.lesions.there)
+    counted = masks.once(lesions)
+    return Fraction(counted.found, counted.there)
 
 
 def _false_positives(masks: MaskBatch) -> Fraction:
-    return Fraction(masks.lesions.false, np.ones(len(masks)))
+    return Fraction(masks.once(lesions).false, np.ones(len(masks)))
 
 
 DETECTION_RATE = SegmentationMetric(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.metrics.segmentation.confusion import confusion
 
-if TYPE_CHECKING:
-    from harness.metrics.segmentation.boundary import Boundaries
-    from harness.metrics.segmentation.lesions import Lesions
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,7 @@ class MaskBatch:
     predicted: NDArray[np.uint8]
     truth: NDArray[np.uint8]
     tolerance: float = 1.0
+    _known: dict[Callable[[MaskBatch], Any], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -42,16 +42,8 @@ class MaskBatch:
         """
         return confusion(self.predicted, self.truth)
 
-    @cached_property
-    def lesions(self) -> Lesions:
-        """Connected pieces that are there, that are found, and that are predicted where there is none."""
-        from harness.metrics.segmentation.lesions import count_lesions
-
-        return count_lesions(self.predicted, self.truth)
-
-    @cached_property
-    def boundaries(self) -> Boundaries:
-        """How far apart the outlines lie."""
-        from harness.metrics.segmentation.boundary import compare_boundaries
-
-        return compare_boundaries(self.predicted, self.truth, self.tolerance)
+    def once(self, compute: Callable[[MaskBatch], T]) -> T:
+        """Return what a function makes of these masks, computed at the first call: scores of one family share it."""
+        if compute not in self._known:
+            self._known[compute] = compute(self)
+        return self._known[compute]
