@@ -274,7 +274,7 @@ def _measure(
     **rest: Any,
 ) -> None:
     """Measure as the ``fidelity`` stage does, and print what it tells."""
-    from harness.metrics.features.networks import mode_named
+    from harness.metrics.features.feature_network import mode_named
     from harness.metrics.fidelity.measure import evidence, measure
     from harness.metrics.spec import Sets, fidelity_metric
 

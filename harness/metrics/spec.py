@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from harness.data.pairs import PairSet
-    from harness.metrics.features.networks import Mode
+    from harness.metrics.features.feature_network import Mode
     from harness.metrics.inputs.places import Pictures
     from harness.metrics.segmentation.mask_batch import MaskBatch
 

@@ -24,7 +24,7 @@ from generators.first_stage.training import FirstStageTraining
 from harness.data.phantom import render
 from harness.errors import HarnessError, WeightsError
 from harness.learning.perceptual import VGG, PerceptualNetwork
-from harness.metrics.features.networks import FeatureNetwork
+from harness.metrics.features.feature_network import FeatureNetwork
 
 CPU = torch.device("cpu")
 NOTE = "Perceptual distances are of two random layers, so they are not LPIPS."

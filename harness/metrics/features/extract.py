@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import DataError
-from harness.metrics.features.networks import FeatureNetwork, Mode, network_named
+from harness.metrics.features.feature_network import FeatureNetwork, Mode
+from harness.metrics.features.networks import network_named
 from harness.store.cache import cached
 
 if TYPE_CHECKING:
