@@ -14,7 +14,6 @@ from harness.report.figures.style import house_style, save
 from harness.report.findings import Findings
 from harness.report.page import FigureFile, pages
 from harness.results import catalogue
-from harness.results.results_csv import results_csv
 
 if TYPE_CHECKING:
     from harness.plugins.discovery import Found
@@ -69,7 +68,7 @@ def _replace(building: Path, folder: Path) -> None:
 def _write(results: StudyResults, folder: Path) -> None:
     """Write all files of a report into an empty folder."""
     findings = Findings(results)
-    (folder / "results.csv").write_text(results_csv(results), encoding="utf-8", newline="")
+    (folder / "results.csv").write_text(results.csv(), encoding="utf-8", newline="")
     tables = _write_tables(findings, folder / "tables")
     figures = _write_figures(findings, folder / "figures")
     for name, text in pages(findings, tables, figures).items():
