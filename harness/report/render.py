@@ -36,6 +36,7 @@ def render(results: StudyResults, folder: Path) -> Path:
 
     Raises:
         HarnessError: ``folder`` exists and is not a report, or cannot be written.
+        PluginError: a table or a figure of an extension cannot be made.
     """
     folder = folder.absolute()
     if folder.exists() and not (folder.is_dir() and ((folder / "report.md").is_file() or not any(folder.iterdir()))):
@@ -81,12 +82,17 @@ def _write_tables(findings: Findings, folder: Path) -> list[Table]:
     tables: list[Table] = []
     for found in _wanted(catalogue.tables(), findings.results.tables):
         with _extension_named(found):
-            tables += [table for table in found.thing.build(findings) if table is not None]
+            for table in found.thing.build(findings):
+                if table is not None:
+                    _write_table(table, folder)
+                    tables.append(table)
     _check_names([table.name for table in tables])
-    for table in tables:
-        for ending, text in (("md", table.markdown()), ("tex", table.latex()), ("csv", table.csv())):
-            (folder / f"{table.name}.{ending}").write_text(text, encoding="utf-8", newline="")
     return tables
+
+
+def _write_table(table: Table, folder: Path) -> None:
+    for ending, text in (("md", table.markdown()), ("tex", table.latex()), ("csv", table.csv())):
+        (folder / f"{table.name}.{ending}").write_text(text, encoding="utf-8", newline="")
 
 
 def _write_figures(findings: Findings, folder: Path) -> list[FigureFile]:
