@@ -1,4 +1,4 @@
-"""How metrics, verdicts and tables are called in print; imports nothing heavy."""
+"""How metrics and numbers look in print; imports nothing heavy."""
 
 from __future__ import annotations
 

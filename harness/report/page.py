@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.report.format import REDUCTIONS, metric_name
+from harness.report.papers.tables import differences_from_paper
 from harness.report.tables.fidelity import describe_copies
 from harness.report.wording import (
     answer,
     completeness,
     count,
     describe,
-    differences_from_paper,
     generator_setting,
     setting,
 )

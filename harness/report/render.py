@@ -14,7 +14,6 @@ from harness.report.figures.style import house_style, save
 from harness.report.findings import Findings
 from harness.report.page import FigureFile, pages
 from harness.results import catalogue
-from harness.results.results_csv import results_csv
 
 if TYPE_CHECKING:
     from harness.plugins.discovery import Found
@@ -37,6 +36,7 @@ def render(results: StudyResults, folder: Path) -> Path:
 
     Raises:
         HarnessError: ``folder`` exists and is not a report, or cannot be written.
+        PluginError: a table or a figure of an extension cannot be made.
     """
     folder = folder.absolute()
     if folder.exists() and not (folder.is_dir() and ((folder / "report.md").is_file() or not any(folder.iterdir()))):
@@ -69,7 +69,7 @@ def _replace(building: Path, folder: Path) -> None:
 def _write(results: StudyResults, folder: Path) -> None:
     """Write all files of a report into an empty folder."""
     findings = Findings(results)
-    (folder / "results.csv").write_text(results_csv(results), encoding="utf-8", newline="")
+    (folder / "results.csv").write_text(results.csv(), encoding="utf-8", newline="")
     tables = _write_tables(findings, folder / "tables")
     figures = _write_figures(findings, folder / "figures")
     for name, text in pages(findings, tables, figures).items():
@@ -82,12 +82,17 @@ def _write_tables(findings: Findings, folder: Path) -> list[Table]:
     tables: list[Table] = []
     for found in _wanted(catalogue.tables(), findings.results.tables):
         with _extension_named(found):
-            tables += [table for table in found.thing.build(findings) if table is not None]
+            for table in found.thing.build(findings):
+                if table is not None:
+                    _write_table(table, folder)
+                    tables.append(table)
     _check_names([table.name for table in tables])
-    for table in tables:
-        for ending, text in (("md", table.markdown()), ("tex", table.latex()), ("csv", table.csv())):
-            (folder / f"{table.name}.{ending}").write_text(text, encoding="utf-8", newline="")
     return tables
+
+
+def _write_table(table: Table, folder: Path) -> None:
+    for ending, text in (("md", table.markdown()), ("tex", table.latex()), ("csv", table.csv())):
+        (folder / f"{table.name}.{ending}").write_text(text, encoding="utf-8", newline="")
 
 
 def _write_figures(findings: Findings, folder: Path) -> list[FigureFile]:

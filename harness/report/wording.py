@@ -94,9 +94,9 @@ def setting(results: StudyResults) -> str:
         clauses.append("mean over " + " and ".join(repeats))
     for name in ("budget", "selection"):
         if facts.get(name):
-            clauses.append(_clause(str(facts[name])))
+            clauses.append(clause(str(facts[name])))
     clauses.extend(_protocol(results))
-    clauses.extend(_clause(str(e)) for e in facts.get("exclusions", []))
+    clauses.extend(clause(str(e)) for e in facts.get("exclusions", []))
     clauses.append(completeness(results))
     return "; ".join(clauses)
 
@@ -122,7 +122,7 @@ def _protocol(results: StudyResults) -> list[str]:
     return [] if protocol == "clean" else [f"protocol {protocol}, which lets models see what they are scored on"]
 
 
-def _clause(sentence: str) -> str:
+def clause(sentence: str) -> str:
     """Turn a sentence into a clause of a longer one."""
     text = sentence.strip().rstrip(".")
     first = text.split(" ", 1)[0]
@@ -274,18 +274,3 @@ def _warning(controls: list[Effect]) -> str:
     if any(e.verdict == "helps" for e in controls):
         return " A control helps by itself, so a gain of the same size is not owed to synthetic information."
     return ""
-
-
-def differences_from_paper(results: StudyResults) -> str:
-    """Return in one sentence how these runs differ from the published ones."""
-    facts = results.facts
-    profile = f"profile {results.profile}" if results.profile else "the study as declared"
-    parts = [profile, f"protocol {facts.get('protocol', 'clean')}"]
-    if facts.get("size"):
-        parts.append(f"{facts['size']} px")
-    if facts.get("budget"):
-        parts.append(_clause(str(facts["budget"])))
-    if seeds := facts.get("seeds"):
-        parts.append(f"{count(len(seeds), 'seed')} where the paper trains once")
-    parts.extend(_clause(note) for note in results.notes if "weights" in note.lower())
-    return "How these runs differ from the paper's: " + "; ".join(parts) + "."

@@ -362,3 +362,9 @@ class StudyResults:
     masks: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     variations: list[Variations] = field(default_factory=list)
     checkpoints: list[CheckpointSamples] = field(default_factory=list)
+
+    def csv(self) -> str:
+        """Return ``results.csv``, the same on every run: ``rows`` in their order, columns ``COLUMNS``, 10 significant
+        digits, an empty field for nothing."""
+        rows = self.rows.reindex(columns=list(COLUMNS))
+        return str(rows.to_csv(index=False, float_format="%.10g", lineterminator="\n"))

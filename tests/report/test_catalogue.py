@@ -129,16 +129,26 @@ def test_without_a_choice_an_extension_is_in_every_report_and_again_the_same(
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            FIGURE.replace("score.complete", "score.compleet"),
+            r"'spread' of .* cannot be made: AttributeError: .*compleet",
+        ),
+        (FIGURE.replace("yield Panel(figure)", "yield figure"), "'spread' of .* cannot be made: AttributeError"),
+        (TABLE.replace('["Training set", "IoU"]', '["Training set"]'), "'best-run' of .* cannot be made: ValueError"),
+        (TABLE.replace("    yield Table(", "    return Table("), "'best-run' of .* cannot be made: TypeError"),
+    ],
+)
 def test_a_mistake_in_an_extension_is_one_sentence_that_names_its_file(
-    harness_home: Any, full_study: Any, tmp_path: Any
+    harness_home: Any, full_study: Any, tmp_path: Any, text: str, said: str
 ) -> None:
-    path = add(harness_home, "spread", FIGURE.replace("score.complete", "score.compleet"))
-    with pytest.raises(
-        PluginError, match=r"'spread' of .*spread.py cannot be made: AttributeError: .*compleet"
-    ) as error:
-        render(full_study, tmp_path / "r")
+    path = add(harness_home, "own", text)
+    with pytest.raises(PluginError, match=said) as error:
+        render(replace(full_study, figures=["spread"], tables=["best-run"]), tmp_path / "r")
     assert path in str(error.value)
-    assert not list(tmp_path.glob("*r*/report.md"))
+    assert not (tmp_path / "r").exists()
 
 
 @pytest.mark.parametrize(("built_in", "named"), [("ratio", "'ratio'"), ("comparison", "'comparison'")])
