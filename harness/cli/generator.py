@@ -75,20 +75,17 @@ def fit(
     as_json: Json = False,
 ) -> None:
     """Fit one generator on the fit role of a dataset, or resume a stopped fit. The result is kept in the store."""
-    from harness.cli.running import run_shown
+    from harness.cli.running import note_plan, run_shown
     from harness.engine.executors import make_executor
     from harness.engine.plan import plan_fit
     from harness.errors import HarnessError
-    from harness.store.results import Store, write_json
+    from harness.store.results import Store
 
     runner = make_executor(executor, 1)
     loaded = declare_fit(plugin, data, size, settings or [], real, split, seed)
     plan, key = plan_fit(loaded)
     store = Store()
-    # A plan on record keeps the result from being collected as garbage.
-    stages = {s.key: {"label": s.label, "kind": s.kind, "parts": s.parts} for s in plan.stages.values()}
-    for folder in ("plans", "planned"):
-        write_json(store.root / folder / f"{loaded.name}-{key[:12]}.json", stages)
+    note_plan(plan, store, f"{loaded.name}-{key[:12]}", keep=True)
     summary, _ = run_shown(plan, store, runner, stages=len(plan.stages), track=track)
     result = store.find("fit", key)
     if result is None:

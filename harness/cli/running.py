@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from harness.store.results import Store
 
 
+def note_plan(plan: Plan, store: Store, name: str, *, keep: bool) -> None:
+    """Note a plan for ``harness store explain``, and, to ``keep`` its results, for ``harness store gc``."""
+    stages = {s.key: {"label": s.label, "kind": s.kind, "parts": s.parts} for s in plan.stages.values()}
+    store.record_plan(name, stages, keep=keep)
+
+
 def run_shown(
     plan: Plan,
     store: Store,

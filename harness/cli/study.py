@@ -79,9 +79,10 @@ def planned_study(
     name: str, profile: str | None, settings: list[str] | None, accept_code: bool = False, keep: bool = False
 ) -> tuple[Plan, Store]:
     """Return a study's plan and the store; note it for ``store explain``, and, to ``keep`` it, for ``store gc``."""
+    from harness.cli.running import note_plan
     from harness.engine.load import load_study
     from harness.engine.plan import build_plan
-    from harness.store.results import Store, write_json
+    from harness.store.results import Store
 
     plan = build_plan(load_study(name, profile, tuple(settings or ())))
     store = Store()
@@ -89,11 +90,7 @@ def planned_study(
         for stage in plan.stages.values():
             if store.find(stage.kind, stage.key) is None:
                 store.accept(stage.key, stage.key_without_code, stage.kind)
-    stages = {
-        stage.key: {"label": stage.label, "kind": stage.kind, "parts": stage.parts} for stage in plan.stages.values()
-    }
-    for folder in ("planned", *(["plans"] if keep else [])):
-        write_json(store.root / folder / f"{plan.loaded.folder_name}.json", stages)
+    note_plan(plan, store, plan.loaded.folder_name, keep=keep)
     return plan, store
 
 

@@ -63,13 +63,14 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         return None
 
 
+_RECORD = "result.json"
 #: Names that fields of a record had before, by what they are called now.
 _FORMER_NAMES = {"runtime": "attachments", "key_without_code": "identity"}
 
 
 def _read_record(folder: Path) -> dict[str, Any] | None:
     """Return the record of a result, with the fields of one from an earlier version under their names of today."""
-    record = _read_json(folder / "result.json")
+    record = _read_json(folder / _RECORD)
     if record is not None:
         for name, former in _FORMER_NAMES.items():
             if former in record:
@@ -90,6 +91,11 @@ class Result:
     key: str
     folder: Path
     record: dict[str, Any]
+
+    @property
+    def record_file(self) -> Path:
+        """The file that holds the record."""
+        return self.folder / _RECORD
 
     @property
     def values(self) -> dict[str, Any]:
@@ -147,7 +153,7 @@ class Store:
             older = (self.root / "identities" / key_without_code).read_text().strip()
         except FileNotFoundError:
             return None
-        if older == key or not (self.result_folder(kind, older) / "result.json").is_file():
+        if older == key or not (self.result_folder(kind, older) / _RECORD).is_file():
             return None
         _write_text(self.root / "accepted" / key, older)
         return older
@@ -155,7 +161,7 @@ class Store:
     def commit(self, kind: str, key: str, record: dict[str, Any]) -> Result:
         """Make the work folder of ``key`` its result, by one rename; a result that was there first stands."""
         work = self.work_folder(key)
-        with (work / "result.json").open("w") as file:
+        with (work / _RECORD).open("w") as file:
             file.write(json.dumps(record, indent=1, sort_keys=True))
             file.flush()
             os.fsync(file.fileno())
@@ -179,10 +185,41 @@ class Store:
 
     def results(self) -> Iterator[Result]:
         """Yield every committed result."""
-        for path in sorted((self.root / "results").glob("*/*/result.json")):
+        for path in sorted((self.root / "results").glob(f"*/*/{_RECORD}")):
             record = _read_record(path.parent)
             if record is not None:
                 yield Result(path.parent.name, path.parent, record)
+
+    # plans
+
+    def record_plan(self, name: str, stages: dict[str, dict[str, Any]], *, keep: bool) -> None:
+        """Note the stages of a study's last plan, by key: label, kind and parts.
+
+        Args:
+            name: of the study, with its profile.
+            stages: of the plan.
+            keep: whether they are those of a run, whose results are not garbage from then on.
+        """
+        for folder in ("planned", *(["plans"] if keep else [])):
+            write_json(self.root / folder / f"{name}.json", stages)
+
+    def planned(self) -> dict[str, dict[str, Any]]:
+        """Return the stages of the last plan of every study, by key; of the plan that was made last, last."""
+        found: dict[str, dict[str, Any]] = {}
+        for path in sorted((self.root / "planned").glob("*.json"), key=lambda path: path.stat().st_mtime):
+            found.update(json.loads(path.read_text()))
+        return found
+
+    def garbage(self) -> list[Path]:
+        """Return the folders of results that no study's last run needs, and of work that nobody continues."""
+        needed: set[str] = set()
+        for path in (self.root / "plans").glob("*.json"):
+            needed.update(json.loads(path.read_text()))
+        needed.update(path.stem for path in (self.root / "claims").glob("*.json") if self.claimed_by(path.stem))
+        needed.update(accepted for key in list(needed) if (accepted := self._accepted(key)))
+        results = [result.folder for result in self.results() if result.key not in needed]
+        work = [folder for folder in (self.root / "work").glob("*") if folder.name not in needed]
+        return results + [folder for folder in work if self.claimed_by(folder.name) is None]
 
     # work in progress
 

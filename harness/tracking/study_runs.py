@@ -252,7 +252,7 @@ class StudyRuns:
         self._forget_reason(run)
         self._log(run.id, metrics=rows, tags=tags)
         self._log_dataset(stage, run)
-        self._log_files(run.id, result.folder)
+        self._log_files(run.id, result)
         if stage.kind in ("fit", "select") and not run.models:
             self._log_model(stage, result, run)
         self.client.set_terminated(run.id, "FINISHED", _milliseconds(ended))
@@ -352,11 +352,11 @@ class StudyRuns:
         self.client.log_inputs(run.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
         run.inputs = 1
 
-    def _log_files(self, run: str, folder: Path) -> None:
+    def _log_files(self, run: str, result: Result) -> None:
         """Upload pictures and the record itself."""
-        if (folder / "images").is_dir():
-            self.client.log_artifacts(run, str(folder / "images"), "images")
-        self.client.log_artifact(run, str(folder / "result.json"))
+        if (result.folder / "images").is_dir():
+            self.client.log_artifacts(run, str(result.folder / "images"), "images")
+        self.client.log_artifact(run, str(result.record_file))
 
     def _log_model(self, stage: Stage, result: Result, run: _StageRun) -> None:
         """Log a learned generator at its selected checkpoint, or at its last one when none is selected."""

@@ -172,3 +172,35 @@ def test_a_torn_record_is_no_result(tmp_path: Path, torn: str) -> None:
     (store.result_folder("fit", "k") / "result.json").write_text(torn)
     assert store.find("fit", "k") is None
     assert list(store.results()) == []
+
+
+def test_garbage_is_what_no_kept_plan_needs_and_nobody_works_on(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for key in ("needed", "older", "doomed"):
+        commit(store, key)
+    store.record_plan("study", {"needed": {}, "today": {}, "continued": {}}, keep=True)
+    store.record_plan("study", {"doomed": {}}, keep=False)
+    assert store.accept("today", "i-older", "fit") == "older"
+    for key in ("continued", "claimed", "left"):
+        store.work_folder(key).mkdir(parents=True)
+    assert store.claim("claimed")
+    assert store.garbage() == [store.result_folder("fit", "doomed"), store.work_folder("left")]
+
+
+def test_planned_stages_are_those_of_every_studys_last_plan_the_newest_last(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for age, (name, stages) in enumerate([("b", {"x": {"label": "old"}}), ("a", {"x": {"label": "new"}, "y": {}})]):
+        store.record_plan(name, stages, keep=False)
+        os.utime(tmp_path / "planned" / f"{name}.json", (age, age))
+    assert store.planned() == {"x": {"label": "new"}, "y": {}}
+    store.record_plan("a", {}, keep=False)
+    assert store.planned() == {"x": {"label": "old"}}
+
+
+def test_progress_is_told_to_other_processes_while_a_stage_runs(tmp_path: Path) -> None:
+    assert Store(tmp_path).progress("k") is None
+    with Store(tmp_path).showing_progress("k") as report:
+        assert Store(tmp_path).progress("k") is None
+        report(3, 8, "steps")
+        assert Store(tmp_path).progress("k") == (3, 8, "steps")
+    assert Store(tmp_path).progress("k") is None
