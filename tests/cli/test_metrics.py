@@ -85,9 +85,14 @@ def test_memorisation_draws_its_closest_pairs(folders, command, tmp_path):
     assert (tmp_path / "drawn" / "closest.png").stat().st_size > 1000
 
 
-def test_sifid_goes_by_lineage_where_it_is_known_and_is_zero_with_itself(temp_study, command, inception):
-    assert temp_study.run("--set", "generators.paint={pairs: {plugin: resample}}", "--set", "seeds=1").code == 0
-    pool = next((temp_study.project / ".harness/store/results/sample").glob("*/pairs/pairs.json")).parent
+def pools(study):
+    """Folders of the pools that were sampled, by label."""
+    results = (study.project / ".harness/store/results/sample").glob("*/result.json")
+    return {json.loads(path.read_text())["label"]: path.parent / "pairs" for path in results}
+
+
+def test_sifid_goes_by_lineage_where_it_is_known_and_is_zero_with_itself(finished_study, command, inception):
+    pool = pools(finished_study)["sample control:resample on 4 real"]
     document = json.loads((pool / "pairs.json").read_text())
     said = command("metrics", "sifid", "twelve", pool.parent.name, "--json").json
     sources = [next(iter(document["lineages"][i])) for i in document["lineage"]]
@@ -99,9 +104,8 @@ def test_sifid_goes_by_lineage_where_it_is_known_and_is_zero_with_itself(temp_st
     assert same["sifid"] == pytest.approx(0, abs=1e-5)
 
 
-def test_masks_of_a_dataset_come_at_the_size_of_the_others(temp_study, command):
-    assert temp_study.run("--set", "seeds=1").code == 0
-    key = next((temp_study.project / ".harness/store/results/sample").iterdir()).name
+def test_masks_of_a_dataset_come_at_the_size_of_the_others(finished_study, command):
+    key = pools(finished_study)["sample paint"].parent.name
     for places in (("twelve", key), (key, "twelve")):
         answer = command("metrics", "sim", *places, "--json")
         assert answer.code == 0, answer.err

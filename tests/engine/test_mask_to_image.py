@@ -218,17 +218,6 @@ def published(plan: Plan, store: Store, name: str) -> dict[tuple[str, str], floa
     }
 
 
-@pytest.fixture
-def inception(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random weights in place of the Inception network's."""
-    import harness.weights.locate
-    from harness.weights.inception import FidInception
-
-    torch.manual_seed(0)
-    network = FidInception().eval()
-    monkeypatch.setattr(harness.weights.locate, "fid_inception", lambda: network)
-
-
 @pytest.mark.usefixtures("inception")
 def test_checkpoints_of_each_part_stand_beside_the_paper_table_of_that_part(study: Any) -> None:
     chosen = ", select: {by: fid, then: sim, samples: 4}"

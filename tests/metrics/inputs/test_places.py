@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -28,19 +27,11 @@ from harness.home import data_folder
 from harness.metrics.inputs.places import Pictures, matched, read_images, read_masks, read_predictions
 from harness.metrics.spec import segmentation_metrics
 from harness.store.results import Store
-from harness.weights.inception import FidInception
-
-
-@pytest.fixture(scope="module")
-def random_network():
-    torch.manual_seed(0)
-    return FidInception().eval().requires_grad_(False)
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch, random_network):
+def home(tmp_path, monkeypatch, inception):
     monkeypatch.setenv("HARNESS_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(harness.weights.locate, "fid_inception", lambda: random_network)
 
 
 def run(*arguments):
