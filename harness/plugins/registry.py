@@ -68,7 +68,8 @@ def registry() -> dict[tuple[Kind, str], PluginEntry]:
 
 
 @remembered
-def _with_extensions(files: tuple[Path, ...]) -> dict[tuple[Kind, str], PluginEntry]:
+def _with_extensions(_: tuple[Path, ...]) -> dict[tuple[Kind, str], PluginEntry]:
+    """Return every plugin; what is given are the files that the answer holds for."""
     found = dict(_without_extensions())
     for kind, base in BASES.items():
         for one in discover(base, []).values():
