@@ -301,9 +301,9 @@ planned = 0
 from harness.plugins.registry import load_plugin, registry
 for kind, name in registry():
     load_plugin(kind, name)
+from harness.engine.load import load_study
 from harness.study.find import list_studies
 if "quickstart" in list_studies():
-    from harness.engine.load import load_study
     from harness.engine.plan import build_plan
     planned = len(build_plan(load_study("quickstart")).stages)
 print(json.dumps({"attempts": attempts, "failed": failed, "planned": planned}))
