@@ -8,6 +8,7 @@ pytest_plugins = [
     "tests.fixtures.random_inception",
     "tests.fixtures.small_datasets",
     "tests.fixtures.temp_study",
+    "tests.fixtures.tracking_database",
 ]
 
 # A process that a test starts must run the code beside these tests, whichever copy is installed.

@@ -1,6 +1,7 @@
 """``harness generator``: list, fit one on its own, sample from what was fitted."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -85,10 +86,12 @@ class Broken(Generator):
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory, empty_database):
     """One home for the whole file, so that the dataset is decoded once."""
     root = tmp_path_factory.mktemp("home")
     (root / "plugins.py").write_text(PLUGINS)
+    (root / "mlruns").mkdir()
+    shutil.copy(empty_database, root / "mlruns")
     return root
 
 

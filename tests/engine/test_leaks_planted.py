@@ -24,9 +24,8 @@ from harness.store.results import Store
 
 
 @pytest.fixture
-def ran(temp_study: Any) -> tuple[Plan, Store]:
+def ran(finished_study: Any) -> tuple[Plan, Store]:
     """The study, run; what is scored can then be tampered with and scored again."""
-    assert temp_study.run("--only", "tiny * real=4,paint=8 * seed=0").code == 0
     return build_plan(load_study("twelve")), Store()
 
 

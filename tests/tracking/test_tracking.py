@@ -129,7 +129,7 @@ def fill(store: Store, plan) -> None:
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    """A home with a finished study, and an empty MLflow database, made once."""
+    """A home with a finished study, made once."""
     root = tmp_path_factory.mktemp("template")
     plugins = root / "plugins.py"
     plugins.write_text(PLUGINS)
@@ -137,17 +137,14 @@ def template(tmp_path_factory):
         patch.setenv("HARNESS_HOME", str(root / "home"))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         fill(Store(), make_plan(plugins))
-        from harness.tracking.connection import connect
-
-        connect(f"sqlite:///{root / 'mlflow.db'}")
     return root
 
 
 @pytest.fixture
-def place(template, tmp_path, monkeypatch):
+def place(template, empty_database, tmp_path, monkeypatch):
     shutil.copytree(template / "home", tmp_path / "home")
     (tmp_path / "mlruns").mkdir()
-    shutil.copy(template / "mlflow.db", tmp_path / "mlruns" / "mlflow.db")
+    shutil.copy(empty_database, tmp_path / "mlruns")
     monkeypatch.setenv("HARNESS_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HARNESS_MLRUNS", str(tmp_path / "mlruns"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -257,6 +257,7 @@ def test_the_time_of_scores_is_that_of_the_selection_not_of_the_fit(
     assert selection.record["seconds"] == pytest.approx(300.0)
 
 
+@pytest.mark.usefixtures("mlflow_home")
 def test_the_curve_is_in_mlflow_while_the_fit_still_runs(study: Any) -> None:
     from mlflow import MlflowClient
 

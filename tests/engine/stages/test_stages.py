@@ -19,8 +19,8 @@ from harness.errors import HarnessError
 from harness.store.results import Store
 
 
-def test_subsets_of_real_pairs_nest_and_depend_on_their_seed(temp_study: Any) -> None:
-    assert temp_study.run("--only", "tiny * real=4 * seed=0").code == 0
+@pytest.mark.usefixtures("finished_study")
+def test_subsets_of_real_pairs_nest_and_depend_on_their_seed() -> None:
     plan = build_plan(load_study("twelve"))
     result = Store().find("dataset", plan.datasets[0])
     assert result is not None
