@@ -15,7 +15,7 @@ from harness.errors import HarnessError
 from harness.metrics.spec import Sets
 
 if TYPE_CHECKING:
-    from harness.metrics.spec import FidelityMetric, Values
+    from harness.metrics.spec import FidelityMetric, Judge, Values
 
 
 def run(stage: RunningStage) -> dict[str, Any]:
@@ -43,8 +43,8 @@ def run(stage: RunningStage) -> dict[str, Any]:
     for done, metric in enumerate(metrics):
         stage.context.progress(done, len(metrics), "metrics")
         measured[metric.name] = _over_sets(metric, sets, compared)
-        if metric.needs_segmenter:
-            measured[metric.name] |= _agreement_by_mask(stage, compared)
+        if metric.needs_segmenter and compared.segmenter is not None:
+            measured[metric.name] |= _agreement_by_mask(stage, compared.segmenter)
     (stage.folder / "fidelity.json").write_text(json.dumps(measured, indent=1))
     for name, arrays in evidence(metrics, compared).items():
         np.savez(stage.folder / f"{name}.npz", allow_pickle=False, **arrays)
@@ -135,17 +135,17 @@ def _held_out(stage: RunningStage, pool: PairSet, fitted: PairSet, role: str | N
     return None
 
 
-def _agreement_by_mask(stage: RunningStage, sets: Sets) -> Values:
+def _agreement_by_mask(stage: RunningStage, segmenter: Judge) -> Values:
     """Compare the images that were made for each of a few masks with it, where the pool has such; keep the means."""
     from harness.metrics.fidelity.agreement import agreement
 
     found = stage.results("pool")
     path = found[0].folder / "variations.npz" if found else None
-    if path is None or not path.is_file() or sets.segmenter is None:
+    if path is None or not path.is_file():
         return {}
     with np.load(path) as stored:
         masks, images = stored["masks"], stored["images"]
-    predicted = sets.segmenter(images.reshape(-1, *images.shape[2:])).reshape(*images.shape[:2], *masks.shape[1:])
+    predicted = segmenter(images.reshape(-1, *images.shape[2:])).reshape(*images.shape[:2], *masks.shape[1:])
     means = [
         agreement(own, np.repeat(mask[None], len(own), axis=0)).value
         for own, mask in zip(predicted, masks, strict=True)
