@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from harness.errors import DataError, DeclarationError, PluginError, nearest
+from harness.errors import DataError, DeclarationError, nearest
 
 if TYPE_CHECKING:
     import torch
@@ -79,8 +79,6 @@ class _Metrics(TyperGroup):
         if own is not None:
             return own
         fidelity, scores = fidelity_metrics(), segmentation_names()
-        if both := set(fidelity) & set(scores):
-            raise PluginError(f"{sorted(both)[0]!r} is both a fidelity and a segmentation metric; rename one.")
         if cmd_name in fidelity:
             return _command(cmd_name, fidelity[cmd_name].definition, *_measuring(fidelity[cmd_name]))
         if cmd_name in scores:
@@ -143,8 +141,9 @@ def _device(name: str) -> torch.device:
 @app.command("list")
 def list_metrics(as_json: AsJson = False) -> None:
     """List every metric: what it looks at, which way is better, what it needs, where it comes from."""
-    from harness.metrics.spec import FidelityMetric, found_fidelity, found_segmentation
+    from harness.metrics.spec import FidelityMetric, found_fidelity, found_segmentation, segmentation_names
 
+    segmentation_names()
     rows: list[dict[str, Any]] = []
     for kind, found in (("fidelity", found_fidelity()), ("segmentation", found_segmentation())):
         for one in found.values():

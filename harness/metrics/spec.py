@@ -294,13 +294,15 @@ def segmentation_names() -> dict[str, str]:
     """Return every name that a score may be called by (``dice``), with its own (``f1``).
 
     Raises:
-        PluginError: one name means two scores.
+        PluginError: one name means two scores, or a score and a fidelity metric.
     """
     names: dict[str, str] = {}
     for one in segmentation_metrics().values():
         for called in (one.name, *one.aliases):
             if names.setdefault(called, one.name) != one.name:
                 raise PluginError(f"{called!r} means two scores, {names[called]} and {one.name}; rename one.")
+            if called in fidelity_metrics():
+                raise PluginError(f"{called!r} is both a fidelity and a segmentation metric; rename one.")
     return names
 
 

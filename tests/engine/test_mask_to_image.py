@@ -21,7 +21,9 @@ from harness.engine.run import run_plan, specification
 from harness.engine.stages.dataset import RealPairs
 from harness.engine.worker import run_stage
 from harness.errors import DeclarationError
+from harness.learning.judge import TrainedSegmenter
 from harness.metrics.fidelity.measure import measure, of_masks
+from harness.metrics.spec import Sets, fidelity_metric
 from harness.report.render import render
 from harness.store.results import Result, Store
 
@@ -166,7 +168,8 @@ def test_masks_alone_are_measured_against_masks_and_so_are_real_ones(study: Any)
     squares, both = plan.pools
     made = PairSet.load(result(plan, store, squares.key).folder / "pairs")
     cpu = torch.device("cpu")
-    expected = measure(["thumbnail-distance", "sim"], of_masks(real.role("fit")), of_masks(made.first(6)), device=cpu)
+    metrics = [fidelity_metric("thumbnail-distance"), fidelity_metric("sim")]
+    expected = measure(metrics, Sets(of_masks(real.role("fit")), of_masks(made.first(6)), cpu))
     found = result(plan, store, squares.fidelity).values["measured"]
     for name, values in expected.items():
         assert found[name][name] == pytest.approx(values[name])
@@ -179,7 +182,7 @@ def test_masks_alone_are_measured_against_masks_and_so_are_real_ones(study: Any)
     for reference, pairs, fit in zip(
         plan.references, (report, of_masks(report)), (real.role("fit"), of_masks(real.role("fit"))), strict=True
     ):
-        wanted = measure(["thumbnail-distance"], fit, pairs, device=cpu)["thumbnail-distance"]["thumbnail-distance"]
+        wanted = measure(metrics[:1], Sets(fit, pairs, cpu))["thumbnail-distance"]["thumbnail-distance"]
         values = result(plan, store, reference.key).values["measured"]["thumbnail-distance"]
         assert values["thumbnail-distance"] == pytest.approx(wanted)
     # A training image is no picture of a mask: what lies closest to a mask is a mask.
@@ -473,7 +476,7 @@ def test_what_images_agree_with_their_masks_is_known_mask_by_mask(tmp_path: Path
     measured.mkdir()
     np.savez(pool / "variations.npz", masks=given, images=shown)
     stage: Any = SimpleNamespace(inputs=lambda name: [PoolResult(pool)], folder=measured)
-    segmenter: Any = SimpleNamespace(predict=lambda images: (images[..., 0] > 127).astype(np.uint8))
+    segmenter: Any = TrainedSegmenter("bright", lambda images: (images[..., 0] > 127).astype(np.uint8))
     values = fidelity._agreement_by_mask(stage, segmenter)
     assert values == {"agreement-lowest-mask": pytest.approx(0.5)}
     with np.load(measured / "agreement_by_mask.npz") as stored:

@@ -18,6 +18,7 @@ from harness.engine.stages.dataset import RealPairs
 from harness.engine.stages.fidelity import FidelityStage
 from harness.errors import DeclarationError
 from harness.metrics.fidelity.measure import measure
+from harness.metrics.spec import Sets, fidelity_metric
 from harness.store.results import Result, Store, digest
 
 GENERATORS = "{resample: {pairs: {plugin: resample}}, phantom: {pairs: {plugin: phantom}}}"
@@ -128,10 +129,8 @@ def test_each_set_is_measured_on_its_own_and_the_first_is_that_of_a_single_set(t
     assert len(pool) == 18
     found = measured(store, pool_named(plan, "resample").fidelity).values["measured"]
     for name in names:
-        each = [
-            measure([name], reference, pool.take(range(start, start + 6)), device=torch.device("cpu"))[name][name]
-            for start in (0, 6, 12)
-        ]
+        sets = [Sets(reference, pool.take(range(at, at + 6)), torch.device("cpu")) for at in (0, 6, 12)]
+        each = [measure([fidelity_metric(name)], one)[name][name] for one in sets]
         assert len(set(each)) == 3
         assert [found[name][f"{name}-set-{number}"] for number in (1, 2, 3)] == pytest.approx(each)
         assert found[name][name] == pytest.approx(statistics.fmean(each))
@@ -159,9 +158,8 @@ def test_copies_are_looked_for_and_figures_drawn_in_all_sets(temp_study: Any) ->
     values = result.values["measured"]["memorisation"]
 
     def compared(pairs: PairSet) -> dict[str, Any]:
-        held_out = real(plan, store, "select")
-        device = torch.device("cpu")
-        return measure(["memorisation"], fitted, pairs, held_out=held_out, device=device)["memorisation"]
+        sets = Sets(fitted, pairs, torch.device("cpu"), held_out=real(plan, store, "select"))
+        return measure([fidelity_metric("memorisation")], sets)["memorisation"]
 
     whole, halves = compared(pool), [compared(pool.take(range(start, start + 6))) for start in (0, 6)]
     for name in ("memorisation", "copied", "copied-p-value", "exact-copies", "copies", "notes"):

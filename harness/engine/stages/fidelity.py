@@ -25,7 +25,7 @@ from harness.store.results import Result
 from harness.study.recipes import Recipe
 
 if TYPE_CHECKING:
-    from harness.metrics.spec import FidelityMetric, Values
+    from harness.metrics.spec import FidelityMetric, Judge, Values
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,8 @@ class FidelityStage(StageKind[FidelityResult]):
         for done, metric in enumerate(metrics):
             stage.context.progress(done, len(metrics), "metrics")
             measured[metric.name] = _over_sets(metric, sets, compared)
-            if metric.needs_segmenter:
-                measured[metric.name] |= _agreement_by_mask(stage, compared)
+            if metric.needs_segmenter and compared.segmenter is not None:
+                measured[metric.name] |= _agreement_by_mask(stage, compared.segmenter)
         for name, arrays in evidence(metrics, compared).items():
             np.savez(stage.folder / f"{name}.npz", allow_pickle=False, **arrays)
             if name == "closest":
@@ -253,16 +253,16 @@ def _held_out(stage: RunningStage, pairs: PairSet, fitted: PairSet, role: str | 
     return None
 
 
-def _agreement_by_mask(stage: RunningStage, sets: Sets) -> Values:
+def _agreement_by_mask(stage: RunningStage, segmenter: Judge) -> Values:
     """Compare the images that were made for each of a few masks with it, where the pool has such; keep the means."""
     from harness.metrics.fidelity.agreement import agreement
 
     pools: list[PoolResult] = stage.inputs("pool")
     found = pools[0].variations if pools else {}
-    if not found or sets.segmenter is None:
+    if not found:
         return {}
     masks, images = found["masks"], found["images"]
-    predicted = sets.segmenter(images.reshape(-1, *images.shape[2:])).reshape(*images.shape[:2], *masks.shape[1:])
+    predicted = segmenter(images.reshape(-1, *images.shape[2:])).reshape(*images.shape[:2], *masks.shape[1:])
     means = [
         agreement(own, np.repeat(mask[None], len(own), axis=0)).value
         for own, mask in zip(predicted, masks, strict=True)
