@@ -225,6 +225,8 @@ def test_a_pool_grows_to_what_its_sets_take_of_what_it_has_seen(temp_study: Any)
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 6])
 @pytest.mark.usefixtures("inception")
 def test_small_sets_lose_a_number_never_the_stage(temp_study: Any, count: int) -> None:
+    from harness.metrics.spec import fidelity_metrics
+
     metrics = f"fid, kid, prdc, sifid, {METRICS}"
     train = f"[{{sees: {count}, synthetic: {{resample: {count}}}}}]"
     chosen = f"{{metrics: [{metrics}], against: seen, samples: seen}}"
