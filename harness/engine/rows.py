@@ -62,7 +62,7 @@ class Rows:
             "recipe": recipe.label,
             "arm": arm_of(recipe),
             "real": self.plan.n_fit(recipe.real, cell.fold),
-            "seen": self._n_fit_of(cell),
+            "n_fit": self._n_fit_of(cell),
             "synthetic": recipe.synthetic_count,
             "generator": "+".join(name for name, _ in recipe.synthetic),
             "seed": cell.seed,
@@ -94,7 +94,7 @@ class Rows:
             "fold": pool.fold,
             "arm": "synthetic",
             "real": n_fit,
-            "seen": n_fit,
+            "n_fit": n_fit,
             "synthetic": pool.count,
             "dataset": self.plan.dataset.name,
         }

@@ -22,12 +22,12 @@ class Recipe:
     real: int
     synthetic: int
     generator: str
-    seen: int = 0
+    n_fit: int = 0
 
     @property
     def base(self) -> int:
         """The real images that it stands on: its own or, without any, those that its generators were fitted on."""
-        return self.real or self.seen
+        return self.real or self.n_fit
 
 
 def recipes(results: StudyResults) -> dict[str, Recipe]:
@@ -40,7 +40,7 @@ def recipes(results: StudyResults) -> dict[str, Recipe]:
             _count(r.real),
             _count(r.synthetic),
             _text(r.generator),
-            _count(r.seen),
+            _count(r.n_fit),
         )
         for r in rows.itertuples()
     }

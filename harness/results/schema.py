@@ -28,7 +28,7 @@ COLUMNS: dict[str, str] = {
     "recipe": "training-set label such as real=100,dcgan=300; empty for fidelity and selection",
     "arm": "real, synthetic, mixed or control; real for fidelity rows of real images",
     "real": "number of distinct real training pairs, a generator's own included; of real (ROLE), its images",
-    "seen": "number of real pairs that the generators of its synthetic pairs were fitted on, the most of them when "
+    "n_fit": "number of real pairs that the generators of its synthetic pairs were fitted on, the most of them when "
     "they differ; empty without synthetic pairs",
     "synthetic": "number of synthetic (or control) training pairs, or pairs in the generator's pool",
     "generator": "generator or control that made them, several joined by +; empty for real only; real (report) for "

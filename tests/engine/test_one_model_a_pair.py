@@ -249,10 +249,10 @@ def test_a_training_set_of_synthetic_pairs_has_seen_only_what_it_says(study: Any
     rows = collect(plan, store).rows
     scores = rows[rows["kind"] == "segmentation"].drop_duplicates("recipe").set_index("recipe")
     assert scores["real"].to_dict() == {"real=2": 2, "real=5": 5, "sees=2,imitate=6": 0, "sees=5,imitate=15": 0}
-    assert scores["seen"].to_dict() == {"real=2": "", "real=5": "", "sees=2,imitate=6": 2, "sees=5,imitate=15": 5}
+    assert scores["n_fit"].to_dict() == {"real=2": "", "real=5": "", "sees=2,imitate=6": 2, "sees=5,imitate=15": 5}
     measured = rows[(rows["kind"] == "fidelity") & (rows["metric"] == "mask-area")]
     assert measured["cell"].tolist() == ["imitate on 2 real", "imitate on 5 real"]
-    assert measured["real"].tolist() == measured["seen"].tolist() == [2, 5]
+    assert measured["real"].tolist() == measured["n_fit"].tolist() == [2, 5]
 
 
 def test_only_names_a_recipe_by_what_it_sees(study: Any) -> None:

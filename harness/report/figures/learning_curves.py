@@ -137,7 +137,7 @@ def fidelity_by_real_figure(results: StudyResults) -> Figure | None:
     """
     generators: dict[str, list[Line]] = {}
     for line in fidelity_lines(results):
-        if not line.first.real and not math.isnan(line.first.fitted):
+        if not line.first.real and not math.isnan(line.first.n_fit):
             generators.setdefault(line.first.generator, []).append(line)
     several = {name: sorted(own, key=_fitted) for name, own in generators.items() if len({*map(_fitted, own)}) > 1}
     metrics = [m for m in DISTANCES if any(sum(line.complete(m) for line in own) > 1 for own in several.values())]
@@ -170,7 +170,7 @@ def fidelity_by_real_figure(results: StudyResults) -> Figure | None:
 
 def _fitted(line: Line) -> int:
     """Return how many real images a generator was fitted on; of folds, the most."""
-    return round(max(n.fitted for n in line.numbers))
+    return round(max(n.n_fit for n in line.numbers))
 
 
 def _deviation(line: Line, metric: str) -> float:

@@ -61,7 +61,7 @@ def _varies_with_real_only(listed: list[Recipe]) -> bool:
 
 def _base(recipe: Recipe) -> tuple[int, int]:
     """Return the real images of a recipe and, where it has none, those that its generators were fitted on."""
-    return recipe.real, 0 if recipe.real else recipe.seen
+    return recipe.real, 0 if recipe.real else recipe.n_fit
 
 
 def _line_name(recipe: Recipe, bases: list[tuple[int, int]]) -> str:

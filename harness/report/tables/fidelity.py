@@ -32,12 +32,12 @@ _LEAD = ("Generator", "Fitted\non", "Images", "Against")
 def _lead(line: Line, columns: Sequence[Column], copies: Collection[str]) -> list[Cell]:
     """Return the cells left of the measurements: which generator, fitted on how much, and images on both sides."""
     stand = [n for c in columns for n in line.measured(c.metric, c.network)]
-    fitted = "–" if line.first.real else span(n.fitted for n in line.numbers)
+    n_fit = "–" if line.first.real else span(n.n_fit for n in line.numbers)
     images, against = span(n.images for n in stand), span(line.real_images(n) for n in stand)
     role = line.first.role
     return [
         Cell(line.first.cell, mark="‡" if line.first.cell in copies else ""),
-        Cell(fitted),
+        Cell(n_fit),
         Cell(f"{line.sets} × {images}" if line.sets > 1 and images != "–" else images),
         Cell(role if against == "–" else f"{against} {role}"),
     ]
@@ -135,7 +135,7 @@ def _records(lines: Sequence[Line], belongs: Callable[[Number], bool]) -> list[d
     """Return the numbers of a table as plain values, one a line."""
     return [
         {
-            "generator": n.generator, "real": n.fitted, "role": n.role, "fold": n.fold, "metric": n.metric,
+            "generator": n.generator, "real": n.n_fit, "role": n.role, "fold": n.fold, "metric": n.metric,
             "reduction": n.network, "value": n.value, "images": n.images, "real_images": line.real_images(n),
             "status": n.status,
         }
@@ -271,7 +271,7 @@ def memorisation_table(results: StudyResults) -> Table | None:
                 Cell(verdict, bold=verdict == "copies"),
             ]
         )
-        about = {"generator": line.first.generator, "real": line.first.fitted, "fold": line.first.fold}
+        about = {"generator": line.first.generator, "real": line.first.n_fit, "fold": line.first.fold}
         images = next((n.images for n in line.measured("memorisation")), math.nan)
         judged = {"images": images, "reference": reference, "verdict": verdict.replace("–", "")}
         records.append({**about, **values, **judged, "status": line.first.status})

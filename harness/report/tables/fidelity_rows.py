@@ -22,7 +22,7 @@ class Number:
 
     cell: str
     generator: str
-    fitted: float
+    n_fit: float
     role: str
     real: bool
     fold: str
@@ -150,7 +150,7 @@ def _fits(results: StudyResults) -> dict[str, tuple[str, int]]:
     """Return for each cell that was measured its generator and how many real images that was fitted on."""
     found = {}
     for line in fidelity_lines(results):
-        numbers = [n.fitted for n in line.numbers if not math.isnan(n.fitted)]
+        numbers = [n.n_fit for n in line.numbers if not math.isnan(n.n_fit)]
         found[line.first.cell] = (line.first.generator, round(max(numbers, default=0)))
     return found
 
@@ -161,8 +161,8 @@ def pools_by_generator(results: StudyResults) -> dict[str, dict[int, Measured]]:
     found: dict[str, dict[int, Measured]] = {}
     for measured in results.measured:
         if measured.arm != "real" and measured.cell in fits:
-            generator, fitted = fits[measured.cell]
-            found.setdefault(generator, {}).setdefault(fitted, measured)
+            generator, n_fit = fits[measured.cell]
+            found.setdefault(generator, {}).setdefault(n_fit, measured)
     return found
 
 
@@ -173,8 +173,8 @@ def largest_fits(results: StudyResults) -> list[Measured]:
     """
     fits = _fits(results)
     most: dict[str, int] = {}
-    for generator, fitted in fits.values():
-        most[generator] = max(fitted, most.get(generator, 0))
+    for generator, n_fit in fits.values():
+        most[generator] = max(n_fit, most.get(generator, 0))
     return [m for m in results.measured if m.cell not in fits or fits[m.cell][1] == most[fits[m.cell][0]]]
 
 

@@ -165,7 +165,7 @@ def test_synthetic_images_from_different_numbers_of_real_ones_are_different_line
 def fitted(rows, number: int):
     """Rows of a generator that was fitted on so many real images, as the collector writes them."""
     name = rows[0]["generator"]
-    return [row | {"cell": f"{name} on {number} real", "real": number, "seen": number} for row in rows]
+    return [row | {"cell": f"{name} on {number} real", "real": number, "n_fit": number} for row in rows]
 
 
 def with_sets(rows, spread: float):
