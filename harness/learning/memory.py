@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+#: It decides what an error says.
+CHANGES_NO_RESULT = True
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Say whether an error of torch or numpy means that memory ran out, on a GPU or the machine."""

@@ -63,7 +63,12 @@ def _alarms(results: StudyResults, listed: list[Score]) -> list[str]:
 def _facts(results: StudyResults) -> list[tuple[str, str]]:
     """Return the facts as a list for reading, in a fixed order, each as a line of text."""
     facts: dict[str, Any] = {"study": results.name, "profile": results.profile or "as declared", **results.facts}
-    names = {"split_digest": "split digest", "zero_division": "zero division", "sample_sets": "sample sets"}
+    names = {
+        "split_digest": "split digest",
+        "zero_division": "zero division",
+        "sample_sets": "sample sets",
+        "size_limits": "polyp sizes up to",
+    }
     return [(names.get(k, k), _line(v)) for k, v in facts.items() if v not in (None, "", [], {})]
 
 

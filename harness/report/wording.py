@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.metrics.spec import segmentation_metric
 from harness.report.format import REDUCTIONS, interval, metric_name, number, p_value, signed
 
 if TYPE_CHECKING:
     from harness.results.schema import StudyResults
     from harness.stats import Effect
-
-
-#: No two scores in [0, 1] differ by more.
-LARGEST_DIFFERENCE = 1.0
 
 
 @dataclass(frozen=True)
@@ -136,10 +133,12 @@ def score_caption(results: StudyResults, reduction: str) -> str:
     """Return the caption of a table of scores."""
     how = REDUCTIONS.get(reduction, "")
     empty = f", zero division {results.facts['zero_division']}" if "zero_division" in results.facts else ""
-    return (
-        f"Segmentation scores ({reduction}{': ' + how if how else ''}{empty}) with 95 % intervals (half widths) "
-        f"over images, clustered by group, and training runs; {setting(results)}."
-    )
+    return f"Segmentation scores ({reduction}{': ' + how if how else ''}{empty}) {intervals_caption(results)}"
+
+
+def intervals_caption(results: StudyResults) -> str:
+    """Return what captions of scores say of their intervals, and of the study."""
+    return f"with 95 % intervals (half widths) over images, clustered by group, and training runs; {setting(results)}."
 
 
 def comparison_caption(results: StudyResults, tested: int) -> str:
@@ -154,8 +153,8 @@ def comparison_caption(results: StudyResults, tested: int) -> str:
 
 
 def shows_any(effect: Effect) -> bool:
-    """Say whether a comparison could have found any effect that scores in [0, 1] can have; two runs often cannot."""
-    return not effect.detectable > LARGEST_DIFFERENCE
+    """Say whether a comparison could have found any effect that two scores can have; two runs often cannot."""
+    return not effect.detectable > segmentation_metric(effect.metric).span
 
 
 def detectable(effect: Effect) -> str:

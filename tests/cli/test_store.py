@@ -24,28 +24,26 @@ def edit(study: Any, old: str, new: str) -> None:
         del sys.modules[name]
 
 
-def test_explain_names_the_part_that_differs(temp_study: Any) -> None:
-    assert temp_study.run(*CELL).code == 0
+def test_explain_names_the_part_that_differs(finished_study: Any) -> None:
     label = "train tiny * real=4 * seed=0"
-    assert temp_study.command("store", "explain", label, "--json").json["stored"] is True
-    assert temp_study.command("study", "plan", "twelve", "--set", "segmenters.0.rate=0.25").code == 0
-    said = temp_study.command("store", "explain", label, "--json").json
+    assert finished_study.command("store", "explain", label, "--json").json["stored"] is True
+    assert finished_study.command("study", "plan", "twelve", "--set", "segmenters.0.rate=0.25").code == 0
+    said = finished_study.command("store", "explain", label, "--json").json
     assert said["stored"] is False
     assert said["differences"] == {"plugin-parameters.rate": [0.25, 0.5]}
-    assert temp_study.command("store", "explain", "train tiny * reel=4").code == 2
+    assert finished_study.command("store", "explain", "train tiny * reel=4").code == 2
 
 
-def test_changed_code_runs_again_unless_accepted_and_comments_do_not_count(temp_study: Any) -> None:
-    assert temp_study.run(*CELL).code == 0
-    edit(temp_study, '"""One 1x1 convolution."""', '"""A 1x1 convolution."""  # a comment')
-    assert temp_study.run(*CELL, "--json").json["ran"] == 0
-    edit(temp_study, "images - 0.5", "images - 0.25")
-    accepted = temp_study.run(*CELL, "--json", "--accept-code")
+def test_changed_code_runs_again_unless_accepted_and_comments_do_not_count(finished_study: Any) -> None:
+    edit(finished_study, '"""One 1x1 convolution."""', '"""A 1x1 convolution."""  # a comment')
+    assert finished_study.run(*CELL, "--json").json["ran"] == 0
+    edit(finished_study, "images - 0.5", "images - 0.25")
+    accepted = finished_study.run(*CELL, "--json", "--accept-code")
     assert accepted.json["ran"] == 0
     # Accepted once, it stands for the new code from then on; new code after that runs.
-    assert temp_study.run(*CELL, "--json").json["ran"] == 0
-    edit(temp_study, "images - 0.25", "images - 0.75")
-    assert temp_study.run(*CELL, "--json").json["ran"] == 2
+    assert finished_study.run(*CELL, "--json").json["ran"] == 0
+    edit(finished_study, "images - 0.25", "images - 0.75")
+    assert finished_study.run(*CELL, "--json").json["ran"] == 2
 
 
 def test_garbage_is_what_no_last_plan_needs_and_goes_only_when_told(temp_study: Any) -> None:
@@ -59,24 +57,23 @@ def test_garbage_is_what_no_last_plan_needs_and_goes_only_when_told(temp_study: 
     assert temp_study.run(*CELL, "--json").json["ran"] == 2
 
 
-def test_verify_finds_what_is_missing_or_changed(temp_study: Any) -> None:
-    assert temp_study.run(*CELL).code == 0
-    assert temp_study.command("store", "verify", "--json").json == {"results": 3, "broken": {}}
-    weights = next((temp_study.project / ".harness" / "store" / "results" / "train").glob("*/**/*.safetensors"))
+def test_verify_finds_what_is_missing_or_changed(finished_study: Any) -> None:
+    results = finished_study.project / ".harness" / "store" / "results"
+    stored = len(list(results.glob("*/*/result.json")))
+    assert finished_study.command("store", "verify", "--json").json == {"results": stored, "broken": {}}
+    weights = next((results / "train").glob("*/**/*.safetensors"))
     weights.unlink()
-    answer = temp_study.command("store", "verify")
+    answer = finished_study.command("store", "verify")
     assert answer.code == 1
     assert "weights are missing" in answer.out
 
 
-def test_du_counts_results_by_kind(temp_study: Any) -> None:
-    assert temp_study.run(*CELL).code == 0
-    told = temp_study.command("store", "du", "--json").json
+def test_du_counts_results_by_kind(finished_study: Any) -> None:
+    told = finished_study.command("store", "du", "--json").json
+    # One generator, refined, and one control; 5 training sets and 2 seeds
     assert {kind: row["results"] for kind, row in told.items() if kind != "features"} == {
-        "dataset": 1,
-        "evaluate": 1,
-        "train": 1,
-    }
+        "dataset": 1, "fit": 2, "select": 1, "sample": 2, "refine": 1, "train": 10, "evaluate": 10, "fidelity": 2,
+    }  # fmt: skip
 
 
 def test_features_that_nothing_reads_go_and_those_in_use_stay(temp_study: Any) -> None:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from pydantic import BaseModel, Field
 
-from harness.conformance import check_plugin, drawn_pairs, kind_of
+from harness.conformance import check_plugin, drawn_pairs
 from harness.errors import PluginError
 from harness.learning.work_folder import WorkFolder, run_fit
-from harness.plugins.contract import Card, Checkpoint, Generator, Parameters, Plugin, Refiner, Sample, Segmenter
+from harness.plugins.contract import Card, Checkpoint, Generator, Parameters, Refiner, Sample, Segmenter
 
 
 class WalkParameters(Parameters):
@@ -51,7 +51,7 @@ class Walk(Generator):
 class OneModelAPair(Walk):
     """Walks once for each pair, with a checkpoint after each."""
 
-    card = Card(needs="image")
+    card = Card(one_model_a_pair=True)
 
     def fit(self, pairs, context):
         values = (context.restore_state() or {"values": {}})["values"]
@@ -385,7 +385,7 @@ class Linear(Segmenter):
     def module(self, steps):
         from pytorch_lightning import LightningModule
 
-        layer, scale = self.layer(), self.loss_scale
+        layer, scale, returned = self.layer(), self.loss_scale, self.configured
 
         class Module(LightningModule):
             def __init__(self):
@@ -401,9 +401,19 @@ class Linear(Segmenter):
                 return loss * scale
 
             def configure_optimizers(self):
-                return torch.optim.SGD(self.parameters(), lr=0.1)
+                return returned(torch.optim.SGD(self.parameters(), lr=0.1))
 
         return Module()
+
+    def configured(self, optimiser):
+        return optimiser
+
+
+class TwoOptimisers(Linear):
+    """Asks for two optimisers."""
+
+    def configured(self, optimiser):
+        return [optimiser, optimiser]
 
 
 class TwoChannels(Linear):
@@ -440,6 +450,7 @@ class OwnRandomness(Linear):
     ("plugin", "check"),
     [
         (Linear, None),
+        (TwoOptimisers, "module"),
         (TwoChannels, "forward"),
         (InfiniteLoss, "training step"),
         (NoGradient, "training step"),
@@ -449,12 +460,6 @@ class OwnRandomness(Linear):
 def test_segmenters(tmp_path, plugin, check):
     failed = failures("segmenters", plugin, tmp_path)
     assert check in failed if check else failed == {}
-
-
-def test_kind_of_a_class():
-    assert [kind_of(c) for c in (Walk, Blend, Linear)] == ["generators", "refiners", "segmenters"]
-    with pytest.raises(ValueError, match="neither a Generator"):
-        kind_of(Plugin)
 
 
 def test_drawn_pairs_have_none_one_and_two_polyps():

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.fixtures.temp_study import call_silent, move_into
+
 PLUGINS = '''
 import numpy as np
 
@@ -109,32 +111,42 @@ train:
 budget: {{steps: 80, validations: 2}}
 controls: []
 seeds: 4
-report: {{predictions: 0}}
+report: {{predictions: 0, figures: [variations]}}
 """
 
 
-@pytest.fixture
-def discs(harness_home: Path, tmp_path: Path, command: Any) -> Any:
-    """Sixty drawn images, imported, and a way to run a study of one generator on them."""
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty drawn images in ``discs``, and a ``project`` of all studies: their common arm trains once."""
     from PIL import Image
 
-    plugins = harness_home / "known.py"
-    plugins.write_text(PLUGINS)
+    root = tmp_path_factory.mktemp("known")
+    (root / "project").mkdir()
+    (root / "project" / "known.py").write_text(PLUGINS)
     scope: dict[str, Any] = {}
     exec(compile(PLUGINS, "known.py", "exec"), scope)
     for i in range(60):
         image, mask = scope["draw"](10_000 + i, 32)
         for kind, array in (("images", image), ("masks", mask * 255)):
-            (tmp_path / "discs" / kind).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(array).save(tmp_path / "discs" / kind / f"{i:02d}.png")
-    answer = command("data", "import", "folder", "--from", str(tmp_path / "discs"), "--name", "discs")
-    assert answer.code == 0, answer.err
+            (root / "discs" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(root / "discs" / kind / f"{i:02d}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        move_into(root / "project", patch)
+        call_silent("data", "import", "folder", "--from", str(root / "discs"), "--name", "discs")
+    return root
+
+
+@pytest.fixture
+def discs(folder: Path, monkeypatch: pytest.MonkeyPatch, command: Any) -> Any:
+    """A way to run a study of one generator on the drawn images."""
+    project = folder / "project"
+    move_into(project, monkeypatch)
 
     def run(generator: str, *arguments: str) -> tuple[Any, str]:
-        study = harness_home / "studies" / "known.yaml"
-        study.write_text(STUDY.format(title=generator, plugins=plugins, generator=generator))
+        study = project / "studies" / "known.yaml"
+        study.write_text(STUDY.format(title=generator, plugins=project / "known.py", generator=generator))
         done = command("study", "run", "known", "--executor", "in-process", "--no-track", *arguments)
-        table = harness_home / "reports" / "known" / "tables" / "comparison.csv"
+        table = project / "reports" / "known" / "tables" / "comparison.csv"
         return done, table.read_text() if table.is_file() else ""
 
     return run
@@ -160,9 +172,9 @@ def test_wrong_masks_are_said_to_hurt(discs: Any) -> None:
     assert "hurts" in verdict
 
 
-def test_a_leak_is_refused_and_not_comparable(discs: Any, tmp_path: Path, command: Any) -> None:
+def test_a_leak_is_refused_and_not_comparable(discs: Any, folder: Path, tmp_path: Path, command: Any) -> None:
     copies = tmp_path / "copies"
-    shutil.copytree(tmp_path / "discs", copies)
+    shutil.copytree(folder / "discs", copies)
     for path in sorted(copies.glob("*/*.png")):
         path.rename(path.with_name(f"again{path.name}"))
     assert command("data", "import", "folder", "--from", str(copies), "--name", "copies").code == 0

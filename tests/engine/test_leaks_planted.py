@@ -15,17 +15,17 @@ from typing import Any
 
 import pytest
 
+from harness.engine.graph import Plan
 from harness.engine.load import load_study
-from harness.engine.plan import Plan, build_plan
+from harness.engine.plan import build_plan
 from harness.engine.run import specification
 from harness.engine.worker import run_stage
 from harness.store.results import Store
 
 
 @pytest.fixture
-def ran(temp_study: Any) -> tuple[Plan, Store]:
+def ran(finished_study: Any) -> tuple[Plan, Store]:
     """The study, run; what is scored can then be tampered with and scored again."""
-    assert temp_study.run("--only", "tiny * real=4,paint=8 * seed=0").code == 0
     return build_plan(load_study("twelve")), Store()
 
 

@@ -23,8 +23,8 @@ from generators.first_stage import training as first_stage
 from generators.first_stage.parameters import FirstStageParameters
 from generators.four_channel_gan.pictures import RealPictures
 from generators.mask_ddpm import MaskDDPMParameters
-from generators.singan_seg import SinGANSegParameters
 from generators.singan_seg.batch import ModelBatch
+from generators.singan_seg.parameters import SinGANSegParameters
 from harness.conformance import drawn_pairs
 from harness.learning.perceptual import VGG, PerceptualNetwork
 from harness.learning.work_folder import WorkFolder, run_fit

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from generators import adversarial_losses as losses
 from generators.dcgan import DCGAN
-from generators.dcgan_networks import DCGANTraining
+from generators.dcgan.networks import DCGANTraining
 from generators.fastgan import FastGAN
 from generators.four_channel_gan.augmentation import augment, draw_augmentation
 from generators.four_channel_gan.layers import doubled_convolution, gated

@@ -1,4 +1,4 @@
-"""Prediction and evaluation."""
+"""What trained weights predict."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,8 @@ from pytorch_lightning import LightningModule
 from safetensors.torch import save_file
 from torch import nn
 
-from harness.data.pairs import PairSet
 from harness.errors import WeightsError
-from harness.learning.predict import evaluate, load_module, predict, predict_masks
+from harness.learning.predict import load_module, predict, predict_masks
 from harness.plugins.contract import Segmenter
 
 CPU = torch.device("cpu")
@@ -78,19 +77,6 @@ def test_read_only_images_are_read(weights, tmp_path):
     np.testing.assert_array_equal(
         predict(BrightnessSegmenter(), weights, mapped, CPU), predict(BrightnessSegmenter(), weights, pictures(3), CPU)
     )
-
-
-def test_evaluate_counts_pixels(weights):
-    images = pictures(5)
-    truth = (images[..., 0] > 100).astype(np.uint8)
-    pairs = PairSet.real(images, truth, [f"x/{i}" for i in range(5)])
-    found = evaluate(BrightnessSegmenter(), weights, pairs, CPU, batch_size=2)
-    predicted = images.mean(axis=3) / 255 > 0.4
-    np.testing.assert_array_equal(found.counts[:, 0], (predicted & (truth == 1)).sum(axis=(1, 2)))
-    np.testing.assert_array_equal(found.predictions, predicted)
-    both, either = (predicted & (truth == 1)).sum(), (predicted | (truth == 1)).sum()
-    assert found.scores["iou"]["micro"] == pytest.approx(both / either)
-    assert found.scores["iou"]["micro-imagewise"] == pytest.approx(found.per_image["iou"].mean())
 
 
 def test_wrong_weights_are_named(tmp_path, weights):

@@ -76,7 +76,7 @@ def test_a_figure_and_a_table_of_one_file_each_are_in_the_list_in_studies_and_in
     listed: Any = temp_study.command("report", "list", "--json").json
     for kind, name, file, before in (
         ("figures", "spread", "spread", "comparison"),
-        ("tables", "best-run", "best_run", "scores"),
+        ("tables", "best-run", "best_run", "scores-by-size"),
     ):
         names = [one["name"] for one in listed[kind]]
         assert names.index(name) == names.index(before) + 1

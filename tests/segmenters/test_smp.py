@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from harness.errors import PluginError, WeightsError
 from harness.plugins.registry import load_plugin
 from harness.weights.encoders import EncoderWeights
-from segmenters.smp import ARCHITECTURES, ENCODERS, LOSSES, SMP, SMPParameters, timm_models
-from segmenters.smp_module import SMPModule, build_network, learning_rate_factor, make_loss, normalisation
+from segmenters.smp import SMP
+from segmenters.smp.module import SMPModule, build_network, learning_rate_factor, make_loss, normalisation
+from segmenters.smp.parameters import ARCHITECTURES, ENCODERS, LOSSES, SMPParameters, timm_models
 
 TINY = {"arch": "Unet", "encoder": "tu-test_efficientnet", "encoder_weights": "random"}
 

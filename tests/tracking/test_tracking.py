@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.engine.load import LoadedStudy
 from harness.engine.plan import build_plan
 from harness.engine.run import Summary, specification
 from harness.engine.worker import run_stage
 from harness.store.results import Store, write_json
+from harness.study.loaded import LoadedStudy
 from harness.study.schema import Study
 from harness.study.yaml_document import Document
 from harness.tracking import records
@@ -124,14 +124,12 @@ def fill(store: Store, plan) -> None:
             commit_by_hand(store, stage, {"scores": {"iou": {"micro": 0.1, "micro-imagewise": score}}, "images": 4})
         else:
             spec = specification(stage, plan, store)
-            # As the local executor does: it tells where a plugin's file is.
-            write_json(store.root / "specs" / f"{stage.key}.json", spec)
             assert run_stage(spec), store.failure(stage.key)
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):
-    """A home with a finished study, and an empty MLflow database, made once."""
+    """A home with a finished study, made once."""
     root = tmp_path_factory.mktemp("template")
     plugins = root / "plugins.py"
     plugins.write_text(PLUGINS)
@@ -139,17 +137,14 @@ def template(tmp_path_factory):
         patch.setenv("HARNESS_HOME", str(root / "home"))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         fill(Store(), make_plan(plugins))
-        from harness.tracking.connection import connect
-
-        connect(f"sqlite:///{root / 'mlflow.db'}")
     return root
 
 
 @pytest.fixture
-def place(template, tmp_path, monkeypatch):
+def place(template, empty_database, tmp_path, monkeypatch):
     shutil.copytree(template / "home", tmp_path / "home")
     (tmp_path / "mlruns").mkdir()
-    shutil.copy(template / "mlflow.db", tmp_path / "mlruns" / "mlflow.db")
+    shutil.copy(empty_database, tmp_path / "mlruns")
     monkeypatch.setenv("HARNESS_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HARNESS_MLRUNS", str(tmp_path / "mlruns"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -308,7 +303,7 @@ def test_the_model_of_a_fit_samples_what_the_store_samples(plan):
     import mlflow
     import pandas as pd
 
-    from harness.engine.stages.running import item_seeds
+    from harness.engine.stages.pool import item_seeds
     from harness.tracking.connection import tracking_uri
 
     mirror_all(plan)

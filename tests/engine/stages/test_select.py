@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from harness.engine.collect import collect
-from harness.engine.graph import Stage
+from harness.engine.graph import Plan, Stage
 from harness.engine.load import load_study
-from harness.engine.plan import Plan, build_plan
+from harness.engine.plan import build_plan
 from harness.engine.run import specification
 from harness.engine.stages import select as selecting
+from harness.engine.stages.score_ahead import score_ahead
 from harness.engine.worker import run_stage
 from harness.report.render import render
 from harness.store.results import Store
@@ -110,7 +111,7 @@ def test_every_checkpoint_is_scored_when_it_exists_and_never_again(study: Any, m
     plan, store = planned(study, "Painter")
     assert run(plan, store, "dataset")
     seen: list[list[str]] = []
-    original = selecting.score_ahead
+    original = score_ahead
 
     def watched(*arguments: Any) -> bool:
         done = original(*arguments)
@@ -256,6 +257,7 @@ def test_the_time_of_scores_is_that_of_the_selection_not_of_the_fit(
     assert selection.record["seconds"] == pytest.approx(300.0)
 
 
+@pytest.mark.usefixtures("mlflow_home")
 def test_the_curve_is_in_mlflow_while_the_fit_still_runs(study: Any) -> None:
     from mlflow import MlflowClient
 

@@ -17,7 +17,7 @@ from harness.report.figures.learning_curves import (
 from harness.report.figures.scores import ratio_figure
 from harness.report.render import render
 from harness.report.tables.fidelity_rows import pools_by_generator
-from harness.results.schema import Measured
+from harness.results.schema import Measured, score_columns
 from harness.stats.study import scores
 
 #: Paper B, Table 3: real ones, ten synthetic ones for each alone, and beside them.
@@ -89,7 +89,8 @@ def test_a_score_axis_that_does_not_begin_at_zero_is_marked(study):
     strokes = [line for line in axis.get_lines() if line.get_transform() == axis.transAxes]
     assert len(strokes) == 1
     assert list(strokes[0].get_xdata()) == [0, 0]
-    near_zero = replace(results, images=results.images.assign(iou=results.images["iou"] / 1e3))
+    above, _ = score_columns("iou")
+    near_zero = replace(results, images=results.images.assign(**{above: results.images[above] / 1e3}))
     (axis,) = score_figure(near_zero).axes
     assert (axis.get_ylim()[0] > 0) == any(line.get_transform() == axis.transAxes for line in axis.get_lines())
 
