@@ -87,7 +87,7 @@ def tables() -> dict[str, Found[TableSpec]]:
     Raises:
         PluginError: two have one name, or an extension cannot be imported.
     """
-    return _found(TableSpec, ("harness.report.tables", "harness.report.papers"), extensions_folder())
+    return _found(TableSpec, ("harness.report.tables", "harness.report.papers"), extensions_folder().absolute())
 
 
 def figures() -> dict[str, Found[FigureSpec]]:
@@ -96,7 +96,7 @@ def figures() -> dict[str, Found[FigureSpec]]:
     Raises:
         PluginError: two have one name, or an extension cannot be imported.
     """
-    return _found(FigureSpec, ("harness.report.figures", "harness.report.papers"), extensions_folder())
+    return _found(FigureSpec, ("harness.report.figures", "harness.report.papers"), extensions_folder().absolute())
 
 
 @cache
