@@ -13,7 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest_plugins = ["tests.fixtures.made_results", "tests.fixtures.random_inception", "tests.fixtures.small_datasets"]
+pytest_plugins = [
+    "tests.fixtures.made_results",
+    "tests.fixtures.needs",
+    "tests.fixtures.random_inception",
+    "tests.fixtures.small_datasets",
+]
 
 PLUGINS = '''
 """A generator that paints, a refiner that dims and a segmenter with four weights: each trains in one step."""
