@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from harness.data.pairs import PairSet
 from harness.errors import HarnessError, OutOfMemory, PluginError
+from harness.learning import precision
 from harness.learning.batches import batch_positions, initialisation_seed, step_seed
 from harness.learning.predict import predict
 from harness.learning.train_segmenter import train_segmenter
@@ -100,9 +101,9 @@ class Killed(Exception):
 class FolderContext:
     """A fit context over a folder; state goes through bytes, as in a new process. Can be killed at a step."""
 
-    def __init__(self, folder, seed=0, save_every=0, kill_at=None):
+    def __init__(self, folder, seed=0, save_every=0, kill_at=None, device="cpu"):
         self.folder, self.seed, self.save_every, self.kill_at = folder, seed, save_every, kill_at
-        self.device = torch.device("cpu")
+        self.device = torch.device(device)
         self.logged, self.asked, self.done = [], 0, []
 
     def checkpoint_folder(self, step):
@@ -321,6 +322,34 @@ def test_out_of_memory_names_the_batch(tmp_path):
 def test_nothing_to_train_on_is_refused(tmp_path):
     with pytest.raises(HarnessError, match="0 images"):
         train(tmp_path, order=np.zeros(0, np.intp))
+
+
+class InPrecision(TinyModule):
+    """Says in what its steps are computed."""
+
+    def training_step(self, batch, batch_index):
+        self.steps_seen.append(torch.is_autocast_enabled(batch[0].device.type))
+        return super().training_step(batch, batch_index)
+
+
+def test_a_cpu_computes_in_float32_whatever_its_instructions(tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "computes_in_bfloat16", lambda device: True)
+    segmenter = made_of(InPrecision)
+    train(tmp_path, segmenter, steps=2)
+    assert segmenter.built[-1].steps_seen[::2] == [False, False]
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_step_is_computed_in_bfloat16_and_a_killed_run_resumes(tmp_path):
+    whole, _, segmenter = train(tmp_path / "whole", made_of(InPrecision), steps=24, device="cuda")
+    assert set(segmenter.built[-1].steps_seen[::2]) == {torch.cuda.is_bf16_supported(including_emulation=False)}
+    with pytest.raises(Killed):
+        train(tmp_path / "cut", made_of(InPrecision), steps=24, save_every=5, kill_at=17, device="cuda")
+    resumed, place, _ = train(tmp_path / "cut", made_of(InPrecision), steps=24, device="cuda")
+    assert place.done[0] == (16, 24)
+    first, second = load_file(whole.weights), load_file(resumed.weights)
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, atol=1e-2, rtol=1e-2)
 
 
 def test_signals_are_left_alone(tmp_path):
