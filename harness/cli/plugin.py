@@ -31,12 +31,19 @@ PluginName = Annotated[str, typer.Argument(help="A listed name, module:Class, or
 
 #: What can be added from one file besides plugins, in the order of the list: its kind, the function that returns what
 #: there is by name (:class:`harness.plugins.discovery.Found`), and the attribute that says in a line what one of it is.
-ALSO_LISTED: tuple[tuple[str, str, str], ...] = (("executors", "harness.engine.executors:executors", "summary"),)
+ALSO_LISTED: tuple[tuple[str, str, str], ...] = (
+    ("metrics", "harness.metrics.spec:found_segmentation", "definition"),
+    ("metrics", "harness.metrics.spec:found_fidelity", "definition"),
+    ("tables", "harness.results.catalogue:tables", "title"),
+    ("figures", "harness.results.catalogue:figures", "title"),
+    ("executors", "harness.engine.executors:executors", "summary"),
+    ("stage-kinds", "harness.engine.stages:kinds", "__doc__"),
+)
 
 
 @app.command("list")
 def list_plugins(as_json: AsJson = False) -> None:
-    """List everything that one file can add, built-in, installed or an extension, without importing any plugin."""
+    """List everything that one file can add: built-in, installed, or an extension."""
     entries = [registry()[key] for key in sorted(registry(), key=lambda key: (KINDS.index(key[0]), key[1]))]
     rows = [*(dataclasses.asdict(entry) for entry in entries), *also_listed()]
     if as_json:

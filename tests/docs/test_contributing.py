@@ -15,6 +15,7 @@ SETTINGS = (
     "evaluate.metrics=[iou, missed]",
     "stages=[{kind: bright-pixels, above: 100}]",
     "seeds=2",
+    "report.figures=[spread-bars, comparison]",
 )
 ASKED = ("--profile", "short", *(part for setting in SETTINGS for part in ("--set", setting)))
 

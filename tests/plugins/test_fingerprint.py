@@ -220,7 +220,7 @@ def test_training_a_segmenter_computes_with_its_batches_and_scores_and_with_no_n
         "harness.learning.batches",
         "harness.learning.optimisation",
         "harness.learning.precision",
-        "harness.metrics.segmentation.scores",
+        "harness.metrics.segmentation.confusion",
     }
     assert not [name for name in found if name.startswith(("harness.metrics.fidelity", "harness.metrics.features"))]
 
