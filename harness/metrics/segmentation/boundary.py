@@ -73,20 +73,26 @@ def outline_distances(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> tuple
         one: uint8 (H, W) in {0, 1}.
         other: the same.
     """
-    from scipy.ndimage import binary_erosion, distance_transform_edt
+    from scipy.ndimage import distance_transform_edt
 
     either = (one | other).astype(bool)
     rows, columns = (np.flatnonzero(either.any(axis=axis)) for axis in (1, 0))
     if not len(rows):
         return np.zeros(0), np.zeros(0)
     cut = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    # A rim of background: the edge of the rectangle is not that of the mask.
-    masks = [np.pad(mask[cut].astype(bool), 1) for mask in (one, other)]
-    outlines = [mask & ~binary_erosion(mask) for mask in masks]
+    outlines = [_outline(mask[cut].astype(bool)) for mask in (one, other)]
     return tuple(
         distance_transform_edt(~to)[of] if to.any() else np.full(int(of.sum()), np.inf)
         for of, to in (outlines, outlines[::-1])
     )
+
+
+def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the pixels of a mask (H, W) that have a neighbour outside it."""
+    padded = np.pad(mask, 1)
+    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    outline: NDArray[np.bool_] = mask & ~inside
+    return outline
 
 
 def boundaries(masks: MaskBatch) -> Boundaries:

@@ -54,7 +54,8 @@ def _count(predicted: NDArray[np.uint8], truth: NDArray[np.uint8]) -> tuple[int,
         return there, 0, predictions
     shape = (there + 1, predictions + 1)
     # Pixels that each polyp shares with each predicted piece; row and column 0 are background.
-    pairs = np.ravel_multi_index((true_pieces.ravel(), pieces.ravel()), shape)
+    either = (truth | predicted) != 0
+    pairs = np.ravel_multi_index((true_pieces[either], pieces[either]), shape)
     shared = np.bincount(pairs, minlength=shape[0] * shape[1]).reshape(shape)
     areas, predicted_areas = shared.sum(axis=1)[1:], shared.sum(axis=0)[1:]
     shared = shared[1:, 1:]
