@@ -1,4 +1,4 @@
-"""Telling that memory ran out from every other error."""
+"""Tells errors that mean that memory ran out from all others."""
 
 from __future__ import annotations
 

@@ -117,8 +117,7 @@ class FitContext(Protocol):
     """What the engine gives a fit: where to compute, what to report to, and its saved state.
 
     Everything a fit draws at random comes from ``seed``. A fit saves its state when ``should_save()`` says so and
-    starts by asking
-    ``restore_state()``; interrupted and resumed it must end at the same result as uninterrupted.
+    starts by asking ``restore_state()``; interrupted and resumed it must end at the same result as uninterrupted.
     """
 
     device: torch.device
@@ -276,7 +275,7 @@ class Generator(Plugin):
         """Make one image or mask for each seed.
 
         Pure: item *i* depends on the checkpoint, ``seeds[i]`` and ``masks[i]`` only, not on the others or the batch
-            size.
+        size.
 
         Args:
             checkpoint: one that ``fit`` yielded.
@@ -298,8 +297,7 @@ class Refiner(Plugin):
         Args:
             synthetic: N pairs.
             sources: N real pairs; ``sources[i]`` is the one that ``synthetic[i]`` was made from (when it was made
-                from many, one of
-                them, drawn by ``seeds[i]``). They become part of the lineage.
+                from many, one of them, drawn by ``seeds[i]``). They become part of the lineage.
             seeds: int64 (N,).
             context: device and the real pairs of the fit.
         """
@@ -327,8 +325,9 @@ class Segmenter(Plugin):
         """Build an untrained module, initialised from the global torch seed, that will train for ``steps`` steps.
 
         ``forward`` maps float32 (N, 3, H, W) in [0, 1] to logits (N, 1, H, W). ``training_step`` takes a batch
-        ``(images, masks)`` of float32
-        (N, 3, H, W) in [0, 1] and float32 (N, 1, H, W) in {0, 1}, augments it, and returns the loss.
+        ``(images, masks)`` of float32 (N, 3, H, W) in [0, 1] and float32 (N, 1, H, W) in {0, 1} and the number of the
+        step from 0, augments the batch, and returns the loss. ``configure_optimizers`` returns one optimiser, alone or
+        with schedules, as Lightning takes them (:class:`harness.learning.optimisation.Optimisation`).
         """
 
     def bare_module(self) -> LightningModule:
