@@ -35,7 +35,7 @@ setup: $(VENV)/.ready ## Set up the virtual environment (every other target does
 
 setup-dev: $(VENV)/.ready-dev ## The same, with what tests and linters need
 
-list: setup ## List the studies, generators and segmenters
+list: setup ## List the studies, and all that one file can add: generators, segmenters, executors and so on
 	@$(HARNESS) study list; echo; $(HARNESS) plugin list
 
 study: setup ## Run or resume a study: NAME=quickstart [PROFILE=smoke] [ARGS="--set train.0.real=50"]

@@ -118,17 +118,17 @@ def plain_layers() -> None:
     """Write the layers that the harness merges the usual way."""
     import torch.nn.functional as functional
 
-    import generators.dcgan_networks
-    import generators.fastgan_networks
-    import generators.progan_networks
+    import generators.dcgan.networks
+    import generators.fastgan.networks
+    import generators.progan.networks
 
     def doubled(features: Any, weight: Any, bias: Any = None) -> Any:
         enlarged = functional.interpolate(features, scale_factor=2, mode="nearest")
         return functional.conv2d(enlarged, weight, bias, padding=1)
 
-    for module in (generators.dcgan_networks, generators.fastgan_networks, generators.progan_networks):
+    for module in (generators.dcgan.networks, generators.fastgan.networks, generators.progan.networks):
         module.doubled_convolution = doubled  # type: ignore[attr-defined]
-    generators.fastgan_networks.gated = lambda features: functional.glu(features, dim=1)
+    generators.fastgan.networks.gated = lambda features: functional.glu(features, dim=1)
 
 
 def plain_augment(pictures: Any, names: Any) -> Any:

@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from generators.singan_seg import SinGANSegParameters
 from generators.singan_seg.batch import ModelBatch
 from generators.singan_seg.networks import width
+from generators.singan_seg.parameters import SinGANSegParameters
 from generators.singan_seg.pyramid import Pyramid
 from generators.singan_seg.training import BLOCK
 from harness.conformance import drawn_pairs

@@ -39,7 +39,7 @@ def plain_network() -> Any:
     import torch
     from torchvision.models.vgg import cfgs, make_layers
 
-    from generators.style_transfer_network import random_vgg
+    from generators.style_transfer.network import random_vgg
 
     layers = make_layers(cfgs["E"], batch_norm=False)[: _CONTENT_LAYER + 2].eval().requires_grad_(False)
     convolutions = [layer for layer in layers if isinstance(layer, torch.nn.Conv2d)]

@@ -47,7 +47,8 @@ def weights_folder() -> Path:
 
 def extensions_folder() -> Path:
     """Return where a project's extensions are looked for (``HARNESS_EXTENSIONS`` moves it); it need not exist."""
-    return Path(os.environ.get("HARNESS_EXTENSIONS") or project_root() / "extensions")
+    named = os.environ.get("HARNESS_EXTENSIONS")
+    return Path(named).expanduser().resolve() if named else project_root() / "extensions"
 
 
 def reports_folder() -> Path:

@@ -1,1 +1,1 @@
-"""Segmenter plugins: one file each, found by file name (``smp.py`` is the plugin ``smp``)."""
+"""Segmenter plugins: a file or a folder each, by its name (the folder ``smp`` is the plugin ``smp``)."""

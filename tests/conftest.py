@@ -5,6 +5,7 @@ from pathlib import Path
 
 pytest_plugins = [
     "tests.fixtures.made_results",
+    "tests.fixtures.needs",
     "tests.fixtures.random_inception",
     "tests.fixtures.small_datasets",
     "tests.fixtures.temp_study",

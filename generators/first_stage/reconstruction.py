@@ -1,4 +1,4 @@
-"""How well a first stage reconstructs images: PSNR, SSIM, and the FID between images and their reconstructions."""
+"""How well a first stage reconstructs images: PSNR, SSIM, LPIPS, and the FID of images and their reconstructions."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from torch import Tensor
 
 from generators.first_stage.autoencoder import Autoencoder
 from harness.learning.measures import features, fid_network, frechet_distance
+from harness.learning.perceptual import perceptual_network
 from harness.learning.pretrained import find
+
+#: What is measured here is logged, and nothing is made of it.
+CHANGES_NO_RESULT = True
 
 _CHUNK = 16
 #: Of bytes that are off by rounding alone; a perfect reconstruction counts as this good, 58.9 dB.
 _ROUNDING = 1 / 12
-_WINDOW, _SPREAD = 11, 1.5
-_STABILISERS = ((0.01 * 255) ** 2, (0.03 * 255) ** 2)
+#: Pixels a side of SSIM's windows, and the fewest that LPIPS' network takes.
+_WINDOW, _FEWEST = 11, 16
 
 
 @torch.no_grad()
@@ -23,8 +27,7 @@ def reconstruct(autoencoder: Autoencoder, images: NDArray[np.uint8], device: tor
     """Return the reconstructions of images, both uint8 (N, H, W, 3); the autoencoder stays in the mode it is in."""
     made = []
     for start in range(0, len(images), _CHUNK):
-        chunk = torch.from_numpy(np.array(images[start : start + _CHUNK])).to(device).permute(0, 3, 1, 2)
-        real = chunk.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
+        real = _scaled(_planes(images[start : start + _CHUNK]).to(device))
         decoded = autoencoder(real).float().add(1).mul(127.5).round().clamp(0, 255)
         made.append(decoded.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
     return np.concatenate(made)
@@ -35,56 +38,67 @@ def psnr(real: NDArray[np.uint8], made: NDArray[np.uint8]) -> NDArray[np.float64
 
     The mean squared error counts as at least 1/12, so that an equal image has 58.9 dB rather than infinity.
     """
-    difference = real.astype(np.float64) - made
-    error = np.maximum(np.square(difference).mean(axis=(1, 2, 3)), _ROUNDING)
-    return 10 * np.log10(255.0**2 / error)
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
+    one, other = (_planes(images).double() for images in (real, made))
+    found = peak_signal_noise_ratio(other, one, data_range=255.0, reduction="none", dim=(1, 2, 3)).numpy()
+    return np.minimum(found, 10 * np.log10(255.0**2 / _ROUNDING))
 
 
-def ssim(real: NDArray[np.uint8], made: NDArray[np.uint8], device: torch.device | None = None) -> NDArray[np.float64]:
+def ssim(real: NDArray[np.uint8], made: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return the structural similarity of each image (N,), at most 1 (Wang et al. 2004, equation 13).
 
     Windows are Gaussian, 11 px wide with standard deviation 1.5, and lie inside the image; the mean is over windows
-    and channels.
+    and channels. In float32 on the CPU: to 1e-5, of images of one colour to 1e-3.
 
     Args:
         real: uint8 (N, H, W, 3), at least 11 pixels a side.
         made: likewise.
-        device: to compute on, in float64; the CPU when left out.
-
-    Raises:
-        ValueError: the images are smaller.
     """
-    if min(real.shape[1:3]) < _WINDOW:
-        raise ValueError(
-            f"SSIM needs images of at least {_WINDOW} pixels a side, got {real.shape[1]} x {real.shape[2]}."
-        )
-    down, across = (_windows(side).to(device) for side in real.shape[1:3])
-    small, large = _STABILISERS
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    border = _WINDOW // 2
     values = []
     for start in range(0, len(real), _CHUNK):
-        a, b = (
-            torch.from_numpy(np.array(images[start : start + _CHUNK])).to(device).permute(0, 3, 1, 2).double()
-            for images in (real, made)
+        one, other = (_planes(images[start : start + _CHUNK]).float() for images in (real, made))
+        _, maps = structural_similarity_index_measure(
+            other, one, data_range=255.0, reduction="none", return_full_image=True
         )
-        mean_a, mean_b, square_a, square_b, product = (
-            down @ planes @ across.T for planes in (a, b, a * a, b * b, a * b)
-        )
-        spread_a, spread_b = square_a - mean_a**2, square_b - mean_b**2
-        together = product - mean_a * mean_b
-        similar = (2 * mean_a * mean_b + small) * (2 * together + large)
-        similar = similar / ((mean_a**2 + mean_b**2 + small) * (spread_a + spread_b + large))
-        values.append(similar.mean(dim=(1, 2, 3)).cpu().numpy())
+        values.append(maps[:, :, border:-border, border:-border].double().mean(dim=(1, 2, 3)).numpy())
     return np.concatenate(values)
 
 
-def _windows(side: int) -> Tensor:
-    """Return (side - 10, side): in each row the weights of one window's pixels, which sum to 1."""
-    offsets = torch.arange(_WINDOW, dtype=torch.float64) - (_WINDOW - 1) / 2
-    window = torch.softmax(-offsets.square() / (2 * _SPREAD**2), dim=0)
-    weights = torch.zeros(side - _WINDOW + 1, side, dtype=torch.float64)
-    for row in range(len(weights)):
-        weights[row, row : row + _WINDOW] = window
-    return weights
+def _planes(images: NDArray[np.uint8]) -> Tensor:
+    """Return images uint8 (N, H, W, 3) as (N, 3, H, W)."""
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
+
+
+def _scaled(planes: Tensor) -> Tensor:
+    """Return bytes as float32 in [-1, 1], channels last."""
+    return planes.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def lpips(
+    real: NDArray[np.uint8], made: NDArray[np.uint8], device: torch.device | None = None
+) -> NDArray[np.float64] | None:
+    """Return LPIPS-VGG16 of each image (N,), at least 16 pixels a side; None without its weights.
+
+    Args:
+        real: uint8 (N, H, W, 3).
+        made: likewise.
+        device: to compute on; the CPU when left out.
+    """
+    found = find("vgg16-imagenet")
+    if found is None or not found.pinned:
+        return None
+    network = perceptual_network(device or "cpu", name="vgg16-imagenet")
+    assert network is not None
+    values = []
+    for start in range(0, len(real), _CHUNK):
+        one, other = (_scaled(_planes(images[start : start + _CHUNK]).to(device)) for images in (real, made))
+        values.append(network(one, other).double().cpu().numpy())
+    return np.concatenate(values)
 
 
 def measure(autoencoder: Autoencoder, images: NDArray[np.uint8], device: torch.device) -> dict[str, float]:
@@ -96,14 +110,20 @@ def measure(autoencoder: Autoencoder, images: NDArray[np.uint8], device: torch.d
         device: to compute on.
 
     Returns:
-        ``psnr`` (dB) and ``ssim``, means over images; and ``reconstruction-fid``, the FID between the images and their
-        reconstructions, when there are two images or more and ``fid-inception`` is on this machine.
+        Means over images of ``psnr`` (dB), ``ssim``, and ``lpips`` when ``vgg16-imagenet`` is on this machine; and
+        ``reconstruction-fid``, the FID between the images and their reconstructions, when there are two images or more
+        and ``fid-inception`` is on this machine. What the images are too small for is left out.
     """
     training = autoencoder.training
     autoencoder.eval()
     made = reconstruct(autoencoder, images, device)
     autoencoder.train(training)
-    told = {"psnr": float(psnr(images, made).mean()), "ssim": float(ssim(images, made, device).mean())}
+    found = {"psnr": psnr(images, made)}
+    if min(images.shape[1:3]) >= _WINDOW:
+        found["ssim"] = ssim(images, made)
+    if min(images.shape[1:3]) >= _FEWEST and (distances := lpips(images, made, device)) is not None:
+        found["lpips"] = distances
+    told = {name: float(values.mean()) for name, values in found.items()}
     if len(images) > 1 and find("fid-inception") is not None:
         network = fid_network()
         real, synthetic = (features(pictures, network, device=device, cache=False) for pictures in (images, made))

@@ -19,7 +19,7 @@ from harness.learning import HarnessError
 from harness.learning.precision import computes_in_bfloat16
 
 if TYPE_CHECKING:
-    from generators.singan_seg import SinGANSegParameters
+    from generators.singan_seg.parameters import SinGANSegParameters
     from harness.learning import PairSet
 
 _SHOWN = 0x5409

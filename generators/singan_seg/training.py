@@ -15,7 +15,7 @@ from generators.singan_seg.networks import CHANNELS, FrozenTrunk, StackedCritic,
 from generators.singan_seg.pyramid import Pyramid, truncated
 
 if TYPE_CHECKING:
-    from generators.singan_seg import SinGANSegParameters
+    from generators.singan_seg.parameters import SinGANSegParameters
 
 # What a model's seed is for: each purpose has random numbers of its own.
 _GENERATOR, _CRITIC, _RECONSTRUCTION, _EPOCHS = range(4)

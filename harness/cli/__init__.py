@@ -1,4 +1,4 @@
-"""The command line. Nothing heavy is imported before a command runs."""
+"""The command line. Imports every room, and nothing heavy before a command runs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ GROUPS: dict[str, str] = {
     "data": "Datasets: import, list, show, check, split, export.",
     "metrics": "Measure folders, zips, datasets or stored results.",
     "generator": "Generators: list, fit, sample.",
-    "plugin": "Plugins: list, show, check.",
+    "plugin": "Plugins and all else that one file adds: list, show, check.",
     "weights": "Network weights: list, fetch, add, verify.",
     "store": "Stage results: du, gc, verify, explain.",
-    "report": "Reports: render, compare.",
+    "report": "Reports: render, list, compare.",
     "track": "MLflow: sync.",
     "doctor": "Check this machine and this installation.",
 }

@@ -213,7 +213,10 @@ def _weights() -> Iterator[Check]:
 
 
 def _plugins() -> Iterator[Check]:
-    """Import every plugin that is installed."""
+    """Import every plugin that is installed, and find all else that one file can add."""
+    from harness.cli.plugin import also_listed
+    from harness.home import extensions_folder
+    from harness.plugins.discovery import extension_files
     from harness.plugins.registry import load_plugin, registry
 
     entries = sorted(registry())
@@ -225,7 +228,10 @@ def _plugins() -> Iterator[Check]:
             wrong.append(Check("plugins", "broken", str(error), "mend or uninstall it"))
     yield from wrong
     if not wrong:
-        yield Check("plugins", "ok", f"all {len(entries)} can be imported")
+        yield Check("plugins", "ok", f"all {len(entries)} can be imported, and {len(list(also_listed()))} other things")
+    files = extension_files()
+    if files:
+        yield Check("extensions", "ok", f"{', '.join(file.name for file in files)} in {extensions_folder()}")
 
 
 def _mlflow() -> Iterator[Check]:
@@ -285,9 +291,7 @@ for package in ("harness", "generators", "segmenters"):
         try:
             importlib.import_module(module.name)
         except ImportError as error:
-            # What only an extra brings may be missing.
-            if "executors" not in module.name:
-                failed.append(f"{module.name}: {error}")
+            failed.append(f"{module.name}: {error}")
 for library in json.loads(sys.argv[1]):
     try:
         importlib.import_module(library)
@@ -297,9 +301,10 @@ planned = 0
 from harness.plugins.registry import load_plugin, registry
 for kind, name in registry():
     load_plugin(kind, name)
-from harness.study_file import list_studies, load_study
+from harness.engine.load import load_study
+from harness.study.find import list_studies
 if "quickstart" in list_studies():
-    from harness.plan import build_plan
+    from harness.engine.plan import build_plan
     planned = len(build_plan(load_study("quickstart")).stages)
 print(json.dumps({"attempts": attempts, "failed": failed, "planned": planned}))
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from harness.engine.load import LoadedStudy
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from harness.engine.fitted_generator import FittedGenerator
+    from harness.study.loaded import LoadedStudy
 
 app = typer.Typer(help="List generators, fit one, sample from a fitted one.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -35,8 +40,8 @@ def list_generators(as_json: Json = False) -> None:
         card = found.card
         row["summary"] = entry.summary or (found.__doc__ or "").strip().partition("\n")[0]
         row |= {"version": found.version, "needs": card.needs, "makes": card.makes, "learns": card.learns}
-        row |= {"sizes": list(card.sizes), "minimum": card.minimum, "weights": list(card.weights)}
-        rows.append({**row, "licence": card.licence, "cost": card.cost})
+        row |= {"one-model-a-pair": card.one_model_a_pair, "sizes": list(card.sizes), "minimum": card.minimum}
+        rows.append({**row, "weights": list(card.weights), "licence": card.licence, "cost": card.cost})
     if as_json:
         print(json.dumps(rows, indent=2))
         return
@@ -48,6 +53,7 @@ def list_generators(as_json: Json = False) -> None:
             continue
         sizes = f"{', '.join(map(str, row['sizes']))} px" if row["sizes"] else "any size"
         facts = [f"needs {row['needs']}", f"makes {row['makes']}", sizes, f"at least {row['minimum']} pairs"]
+        facts += ["one model a pair"] if row["one-model-a-pair"] else []
         facts += [f"weights {', '.join(row['weights'])}"] if row["weights"] else []
         facts += [word for word in (row["licence"], row["cost"]) if word]
         print(f"{'':{width}}  {'; '.join(facts)}")
@@ -64,25 +70,22 @@ def fit(
         str | None, typer.Option(help="As dataset.split in a study, such as cpd; only its fit role is seen.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of everything the fit draws at random.")] = 0,
-    executor: Annotated[str, typer.Option(help="local (a process of its own) or in-process.")] = "local",
+    executor: Annotated[str, typer.Option(help="local (a process of its own), in-process, or one of yours.")] = "local",
     track: Annotated[bool, typer.Option("--track/--no-track", help="Mirror the fit to MLflow.")] = True,
     as_json: Json = False,
 ) -> None:
     """Fit one generator on the fit role of a dataset, or resume a stopped fit. The result is kept in the store."""
-    from harness.cli.running import run_shown
+    from harness.cli.running import note_plan, run_shown
     from harness.engine.executors import make_executor
     from harness.engine.plan import plan_fit
     from harness.errors import HarnessError
-    from harness.store.results import Store, write_json
+    from harness.store.results import Store
 
     runner = make_executor(executor, 1)
     loaded = declare_fit(plugin, data, size, settings or [], real, split, seed)
     plan, key = plan_fit(loaded)
     store = Store()
-    # A plan on record keeps the result from being collected as garbage.
-    stages = {s.key: {"label": s.label, "kind": s.kind, "parts": s.parts} for s in plan.stages.values()}
-    for folder in ("plans", "planned"):
-        write_json(store.root / folder / f"{loaded.name}-{key[:12]}.json", stages)
+    note_plan(plan, store, f"{loaded.name}-{key[:12]}", keep=True)
     summary, _ = run_shown(plan, store, runner, stages=len(plan.stages), track=track)
     result = store.find("fit", key)
     if result is None:
@@ -111,9 +114,9 @@ def declare_fit(
     from pydantic import ValidationError
 
     from harness.engine.check import check_plugins, check_study, describe_errors
-    from harness.engine.load import LoadedStudy
     from harness.errors import DeclarationError
     from harness.plugins.registry import load_plugin
+    from harness.study.loaded import LoadedStudy
     from harness.study.schema import Study
     from harness.study.yaml_document import Document, Location, Origin, apply_setting
 
@@ -156,21 +159,24 @@ def sample(
         int | None, typer.Option(help="Step to sample from; the selected or last one if left out.")
     ] = None,
     masks: Annotated[
-        Path | None, typer.Option(help="Folder of PNG masks, for a generator that makes images for given masks.")
+        str | None,
+        typer.Option(
+            help="Folder or zip of masks, dataset or stored result, for a generator that makes images for given masks."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     as_json: Json = False,
 ) -> None:
     """Sample pairs from a fitted generator: images/, masks/ and manifest.json, with the lineage of every pair."""
-    from harness.engine.sampling import find_fitted, read_masks, write_samples
+    from harness.engine.sampling import write_samples
     from harness.errors import DeclarationError
     from harness.learning.devices import choose_device
 
     folder = out.expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DeclarationError(f"--out {out} is not empty; name a new folder.")
-    fitted = find_fitted(source, checkpoint)
-    given = None if masks is None else read_masks(masks.expanduser(), fitted.real.size)
+    fitted = open_fitted(source, checkpoint)
+    given = None if masks is None else _given_masks(masks, fitted.real.size)
     progress = None if as_json or not sys.stderr.isatty() else _show
     manifest = write_samples(fitted, count, seed, folder, choose_device(device), given, progress)
     if as_json:
@@ -178,6 +184,63 @@ def sample(
         print(json.dumps({**facts, "count": count, "folder": str(folder)}, indent=2))
         return
     print(f"{count} samples of {fitted.label!r} at step {fitted.checkpoint.step} in {folder}")
+
+
+def open_fitted(source: str, step: int | None) -> FittedGenerator:
+    """Open the generator that a user names: by a stage in the store, an MLflow run of one, or the address of a model.
+
+    Raises:
+        DeclarationError: nothing, or more than one thing, is called so.
+        HarnessError: it is there but cannot be sampled from.
+    """
+    from harness.engine.sampling import SAMPLED_FROM, find_fitted, fits_called
+    from harness.errors import HarnessError
+    from harness.store.results import Store
+
+    store = Store()
+    if re.match(r"[a-z][a-z0-9+.-]*:/", source):
+        return _open_model(source, step)
+    if not re.fullmatch(r"[0-9a-f]{32}", source) or fits_called(source, store):
+        return find_fitted(source, step, store)
+    from harness.tracking.models import stage_of_run
+
+    kind, key, models = stage_of_run(source)
+    if kind not in SAMPLED_FROM:
+        raise HarnessError(f"The MLflow run {source} mirrors a {kind} stage; take the run of a fit.")
+    found = store.find(kind, key)
+    if found is not None:
+        return find_fitted(found.key, step, store)
+    if not models:
+        raise HarnessError(
+            f"The {kind} result {key[:12]} is not in the store, and its MLflow run {source} has no model."
+        )
+    return _open_model(models[0], step)
+
+
+def _open_model(address: str, step: int | None) -> FittedGenerator:
+    from harness.errors import DeclarationError
+    from harness.tracking.models import open_model
+
+    fitted = open_model(address)
+    if step is not None and step != fitted.checkpoint.step:
+        raise DeclarationError(
+            f"--checkpoint {step}: the model {address} holds only step {fitted.checkpoint.step}; name the fit's key."
+        )
+    return fitted
+
+
+def _given_masks(where: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return the masks of a place, uint8 (N, H, W) in {0, 1}, which must have ``size`` (height and width)."""
+    from harness.errors import DeclarationError
+    from harness.metrics.inputs.places import read_masks
+
+    masks = read_masks(where, size[0]).masks
+    if masks.shape[1:] != size:
+        height, width = masks.shape[1:]
+        raise DeclarationError(
+            f"--masks {where}: they have {width} x {height} pixels; the generator makes {size[1]} x {size[0]}."
+        )
+    return masks
 
 
 def _show(done: int, total: int) -> None:

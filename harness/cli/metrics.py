@@ -1,30 +1,44 @@
-"""``harness metrics``: any metric on folders, zips, datasets and stored stage results."""
+"""``harness metrics``: any metric on folders, zips, datasets and stored stage results.
+
+A command a metric, made from what the metric says of itself, so that one of an extension has a command too.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from harness.errors import DataError, DeclarationError
+from harness.errors import DataError, DeclarationError, nearest
 
 if TYPE_CHECKING:
     import torch
 
     from harness.data.pairs import PairSet
-    from harness.metrics.fidelity.agreement import TrainedSegmenter
+    from harness.learning.judge import TrainedSegmenter
+    from harness.metrics.inputs.places import Pictures
+    from harness.metrics.spec import Arrays, FidelityMetric, SegmentationMetric
     from harness.plugins.contract import Segmenter
-
-app = typer.Typer(help="Metrics on folders, zips, datasets and stored results.", no_args_is_help=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 _PLACE = "a folder, a zip, a dataset (NAME, NAME:ROLE, NAME:SPLIT:ROLE), or a stored result's folder or key"
 Real = Annotated[str, typer.Argument(help=f"Real pictures: {_PLACE}.")]
+Training = Annotated[str, typer.Argument(help=f"The training pictures of the generator: {_PLACE}.")]
 Synthetic = Annotated[str, typer.Argument(help="Synthetic pictures, likewise.")]
+Predicted = Annotated[str, typer.Argument(help=f"Predicted masks: {_PLACE}.")]
+Truth = Annotated[str, typer.Argument(help="True masks of the same names, likewise.")]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(min=0, help="How far apart outlines may lie that agree: pixels, or below 1 a share of the side."),
+]
 Device = Annotated[str, typer.Option(help="Where to compute: auto, cpu, cuda, cuda:1, mps.")]
 Network = Annotated[
     str,
@@ -34,7 +48,62 @@ Network = Annotated[
     ),
 ]
 Mode = Annotated[str, typer.Option(help="How pictures are resized: clean, or legacy for old papers' numbers.")]
+Check = Annotated[bool, typer.Option(help="Compute the number by its authors' program too, and say the difference.")]
+HeldOut = Annotated[str | None, typer.Option(help="Real pictures that the generator has not seen.")]
 Figures = Annotated[Path | None, typer.Option(help="Folder to draw the figures of the measurement into.")]
+Size = Annotated[int, typer.Option(min=16, max=1024, help="Side that all pairs are brought to, pixels.")]
+SegmenterName = Annotated[str, typer.Option(help="Segmenter plugin to train on the real pairs, or file.py:Class.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="PARAMETER=VALUE of the segmenter.")]
+Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps of its training.")]
+Trained = Annotated[str, typer.Option(help="Instead: start of the key of a stored train result to use.")]
+
+
+class _Metrics(TyperGroup):
+    """Commands that stand here, and one a metric."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return every name, metrics last."""
+        from harness.metrics.spec import fidelity_metrics, segmentation_metrics
+
+        return [*super().list_commands(ctx), *fidelity_metrics(), *segmentation_metrics()]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command by its name, or by another name of its metric.
+
+        Raises:
+            DeclarationError: there is none; names the nearest.
+        """
+        from harness.metrics.spec import fidelity_metrics, segmentation_metric, segmentation_names
+
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        fidelity, scores = fidelity_metrics(), segmentation_names()
+        if cmd_name in fidelity:
+            return _command(cmd_name, fidelity[cmd_name].definition, *_measuring(fidelity[cmd_name]))
+        if cmd_name in scores:
+            score = segmentation_metric(cmd_name)
+            return _command(score.name, score.definition, *_scoring(score))
+        names = [*super().list_commands(ctx), *fidelity, *scores]
+        raise DeclarationError(f"There is no metric {cmd_name!r}{nearest(cmd_name, names)}; see harness metrics list.")
+
+
+app = typer.Typer(cls=_Metrics, help="Metrics on folders, zips, datasets and stored results.", no_args_is_help=True)
+
+
+def _command(name: str, definition: str, work: Callable[..., None], options: Mapping[str, tuple[Any, Any]]) -> Any:
+    """Return a command that calls ``work`` with its options: by name, what typer is told of each and its default."""
+
+    def run(**given: Any) -> None:
+        work(**given)
+
+    kind = inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter(n, kind, default=d, annotation=told) for n, (told, d) in options.items()]
+    run.__dict__["__signature__"] = inspect.Signature(parameters)
+    run.__annotations__ = {name: told for name, (told, _) in options.items()}
+    one = typer.Typer(add_completion=False)
+    one.command(name, help=definition)(run)
+    return typer.main.get_command(one)
 
 
 def _emit(document: Mapping[str, Any], as_json: bool) -> None:
@@ -69,35 +138,82 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _features(real: str, synthetic: str, network: str, mode: str, device: str) -> tuple[Any, Any, dict[str, Any]]:
-    """Return features of both sides, and what belongs beside every number made from them."""
-    from harness.metrics.features import networks
-    from harness.metrics.features.extract import features
-    from harness.metrics.inputs.places import read_images
+@app.command("list")
+def list_metrics(as_json: AsJson = False) -> None:
+    """List every metric: what it looks at, which way is better, what it needs, where it comes from."""
+    from harness.metrics.spec import FidelityMetric, found_fidelity, found_segmentation, segmentation_names
 
-    wanted = networks.mode_named(mode)
-    where = _device(device)
-    sets = [read_images(real), read_images(synthetic)]
-    for name, found in zip((real, synthetic), sets, strict=True):
-        if len(found) < 2:
-            raise DataError(f"{name} holds one picture; a distribution needs at least two.")
-    chosen = networks.network_named(network, wanted)
+    segmentation_names()
+    rows: list[dict[str, Any]] = []
+    for kind, found in (("fidelity", found_fidelity()), ("segmentation", found_segmentation())):
+        for one in found.values():
+            spec = one.thing
+            rows.append(
+                {
+                    "kind": kind,
+                    "name": one.name,
+                    "aliases": list(getattr(spec, "aliases", ())),
+                    "label": spec.label,
+                    "better": spec.better,
+                    "needs": _needs(spec) if isinstance(spec, FidelityMetric) else [],
+                    "definition": spec.definition,
+                    "source": spec.source,
+                    "origin": one.origin,
+                }
+            )
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    from tabulate import tabulate
 
-    def progress(done: int, total: int) -> None:
-        if done == total or done // 100 > (done - 8) // 100:
-            typer.echo(f"features {done}/{total}", err=True)
+    table = [
+        [row["kind"], ", ".join([row["name"], *row["aliases"]]), row["better"] or "–", ", ".join(row["needs"]) or "–",
+         row["origin"], row["definition"]]
+        for row in rows
+    ]  # fmt: skip
+    print(tabulate(table, ["kind", "name", "better", "needs", "from", "what it is"], tablefmt="plain"))
 
-    a, b = (features(found.images, chosen, device=where, mode=wanted, progress=progress) for found in sets)
-    facts = {"n_real": len(sets[0]), "n_synthetic": len(sets[1]), "network": chosen.name, "mode": mode}
-    return a, b, facts
+
+def _needs(metric: FidelityMetric) -> list[str]:
+    """Return what a metric asks, in words."""
+    asked = {
+        "a feature network": metric.needs_network,
+        "a trained segmenter": metric.needs_segmenter,
+        "images made from one real image each": metric.needs_lineage,
+    }
+    words = [f"weights {name}" for name in metric.needs_weights] + [word for word, needed in asked.items() if needed]
+    return words + ([f"{metric.fewest} pairs a side"] if metric.fewest > 1 else [])
 
 
 @app.command()
-def segmentation(predicted: Path, true: Path, as_json: AsJson = False) -> None:
-    """IoU, F1, accuracy, precision, recall and Dice loss of predicted masks against true ones, matched by name."""
-    from harness.metrics.segmentation.scores import compare_folders
+def segmentation(predicted: Predicted, true: Truth, tolerance: Tolerance = None, as_json: AsJson = False) -> None:
+    """Every score of predicted masks against true ones, matched by name."""
+    from harness.metrics.spec import segmentation_metrics
 
-    scores = compare_folders(predicted, true)
+    _score(list(segmentation_metrics().values()), predicted, true, tolerance, as_json)
+
+
+def _scoring(metric: SegmentationMetric) -> tuple[Callable[..., None], dict[str, tuple[Any, Any]]]:
+    """Return what a command of one score does, and its options."""
+    required = inspect.Parameter.empty
+    options: dict[str, tuple[Any, Any]] = {
+        "predicted": (Predicted, required), "true": (Truth, required), "tolerance": (Tolerance, None),
+        "as_json": (AsJson, False),
+    }  # fmt: skip
+    return partial(_score, [metric]), options
+
+
+def _score(
+    metrics: list[SegmentationMetric], predicted: str, true: str, tolerance: float | None, as_json: bool
+) -> None:
+    """Print the scores of predicted masks."""
+    from harness.metrics.inputs.places import read_predictions
+    from harness.metrics.segmentation.scores import fractions_of_any_size, reduce_all
+    from harness.study.schema import Evaluate
+
+    declared = Evaluate() if tolerance is None else Evaluate(tolerance=tolerance)
+    found = fractions_of_any_size(*read_predictions(predicted, true), metrics, declared.tolerance)
+    scores = reduce_all(metrics, found)
     if as_json:
         print(json.dumps(_without_nan(scores), indent=2))
         return
@@ -105,182 +221,187 @@ def segmentation(predicted: Path, true: Path, as_json: AsJson = False) -> None:
         print(f"{name}: " + ", ".join(f"{value:.4f} ({reduction})" for reduction, value in reductions.items()))
 
 
-@app.command()
-def fid(
-    real: Real,
-    synthetic: Synthetic,
-    network: Network = "fid-inception",
-    mode: Mode = "clean",
-    seed: Annotated[int, typer.Option(help="Of the subsets that KID and the correction draw.")] = 0,
-    device: Device = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """Fréchet Inception Distance (clean-fid's procedure); with another network, a Fréchet distance named after it.
+def _measuring(metric: FidelityMetric) -> tuple[Callable[..., None], dict[str, tuple[Any, Any]]]:
+    """Return what the command of a fidelity metric does, and its options: those that the metric reads.
 
-    Below 2048 images, KID and a bias-corrected value stand beside it.
+    Keyword arguments of the metric's own are options too.
     """
-    from harness.metrics.fidelity.frechet import frechet_distance
-    from harness.metrics.fidelity.measure import beside_fid
-
-    a, b, facts = _features(real, synthetic, network, mode, device)
-    if network == "fid-inception":
-        _emit({"fid": frechet_distance(a, b), **beside_fid(a, b, seed), **facts}, as_json)
-    else:
-        _emit({"frechet-distance": frechet_distance(a, b), **facts}, as_json)
-
-
-@app.command("frechet-distance")
-def frechet(
-    real: Real,
-    synthetic: Synthetic,
-    network: Annotated[str, typer.Option(help="As for fid; it is named beside the number.")],
-    mode: Mode = "clean",
-    device: Device = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """Fréchet distance of the features of a network of yours; no FID."""
-    fid(real, synthetic, network, mode, 0, device, as_json)
-
-
-@app.command()
-def kid(
-    real: Real,
-    synthetic: Synthetic,
-    network: Network = "fid-inception",
-    mode: Mode = "clean",
-    seed: int = 0,
-    device: Device = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """Kernel Inception Distance, unbiased, with its deviation over random subsets."""
-    from harness.metrics.fidelity.kid import kernel_distance
-
-    a, b, facts = _features(real, synthetic, network, mode, device)
-    found = kernel_distance(a, b, seed=seed)
-    values = {"kid": found.value, "kid-deviation": found.deviation, "subset-size": found.subset_size}
-    _emit({**values, **facts}, as_json)
-
-
-@app.command()
-def prdc(
-    real: Real,
-    synthetic: Synthetic,
-    neighbours: int = 5,
-    network: Network = "fid-inception",
-    mode: Mode = "clean",
-    device: Device = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """Precision, recall, density and coverage."""
-    from harness.metrics.fidelity.prdc import prdc as compute
-
-    a, b, facts = _features(real, synthetic, network, mode, device)
-    found = compute(a, b, neighbours=neighbours)
-    four = {name: getattr(found, name) for name in ("precision", "recall", "density", "coverage")}
-    _emit({**four, "neighbours": neighbours, **facts}, as_json)
-
-
-@app.command()
-def sifid(real: Real, synthetic: Synthetic, device: Device = "auto", as_json: AsJson = False) -> None:
-    """Single Image FID of each synthetic picture against the real one it was made from.
-
-    Stored results and sampled folders know their sources; other pictures are matched by name (NAME or NAME_NUMBER).
-    """
-    from harness.metrics.fidelity.sifid import NETWORK, single_image_distances
-    from harness.metrics.inputs.places import matched, read_images
-
-    originals, made = read_images(real), read_images(synthetic)
-    distances = single_image_distances(
-        originals.images, made.images, device=_device(device), pairs=matched(originals, made), cache=True
-    )
-    values = {"sifid": float(distances.mean()), "sifid-deviation": float(distances.std())}
-    counts = {"n_real": len(originals), "n_synthetic": len(made)}
-    _emit({**values, **counts, "network": NETWORK, "mode": "native size"}, as_json)
-
-
-@app.command()
-def sim(real: Real, synthetic: Synthetic, as_json: AsJson = False) -> None:
-    """SIM of masks: mean share of pixels equal to the most similar real mask, beside what shows how it can be gamed."""
-    from harness.metrics.fidelity.sim import similarity
-    from harness.metrics.inputs.places import read_both_masks
-
-    (real_names, real_masks), (names, masks) = read_both_masks(real, synthetic)
-    found = similarity(real_masks, masks, cache=True)
-    references = {"all-black": found.black, "real-leave-one-out": found.leave_one_out}
-    _emit({"sim": found.value, **references, "n_real": len(real_names), "n_synthetic": len(names)}, as_json)
-
-
-@app.command("mask-area")
-def mask_area(real: Real, synthetic: Synthetic, figures: Figures = None, as_json: AsJson = False) -> None:
-    """Wasserstein distance between the polyp areas of masks (shares of the image), their histograms and components.
-
-    The figures are the histograms and, when the synthetic masks know the real ones they were made from, the mean and
-    deviation of those made from one.
-    """
-    from harness.metrics.fidelity import figure_data
-    from harness.metrics.fidelity import masks as statistics
-    from harness.metrics.inputs.places import read_both_masks, read_images
-
-    (real_names, a), (_, b) = read_both_masks(real, synthetic)
-    sides = {"real": a, "synthetic": b}
-    document: dict[str, Any] = {"mask-area": statistics.area_distance(a, b)}
-    document |= {f"mean-area-{name}": float(statistics.areas(masks).mean()) for name, masks in sides.items()}
-    document |= {f"mean-components-{name}": float(statistics.components(m).mean()) for name, m in sides.items()}
-    document |= {f"empty-masks-{name}": int((statistics.areas(masks) == 0).sum()) for name, masks in sides.items()}
-    document |= {f"histogram-{name}": statistics.area_histogram(masks).tolist() for name, masks in sides.items()}
-    if figures is not None:
-        from harness.report.figures import fidelity as fidelity_figures
-        from harness.results.schema import MaskDiversity, Measured
-
-        figures.mkdir(parents=True, exist_ok=True)
-        shares = figure_data.areas(a, b)
-        lineage = read_images(synthetic).lineage
-        of_source = figure_data.diversity(dict(zip(real_names, a, strict=True)), b, lineage) if lineage else None
-        shown = Measured(
-            synthetic, 0, real_areas=shares["real"], areas=shares["synthetic"], diversity=MaskDiversity.of(of_source)
+    required = inspect.Parameter.empty
+    options: dict[str, tuple[Any, Any]] = {
+        "real": (Training if metric.against_fitted else Real, required),
+        "synthetic": (Synthetic, required),
+    }
+    own = {p.name: p for p in inspect.signature(metric.compute).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    options |= {name: (type(p.default), p.default) for name, p in own.items()}
+    if metric.network or metric.needs_network:
+        options |= {"network": (Network, metric.network or required), "mode": (Mode, "clean")}
+    if metric.published is not None:
+        options["check"] = (Check, False)
+    if metric.against_fitted:
+        options["held_out"] = (HeldOut, None)
+    if metric.needs_segmenter:
+        options |= {"segmenter": (SegmenterName, ""), "settings": (Settings, None), "steps": (Steps, 500)}
+        options["trained"] = (Trained, "")
+    if metric.on == "pairs":
+        options["size"] = (Size, 128)
+    if metric.draws or metric.needs_segmenter:
+        told = (
+            "Of the training, and of which real pairs are held out." if metric.needs_segmenter else "Of what it draws."
         )
-        fidelity_figures.mask_areas_figure([shown], figures / "mask-areas")
-        fidelity_figures.mask_diversity_figure(shown, figures / "mask-diversity")
-    _emit({**document, "n_real": len(a), "n_synthetic": len(b)}, as_json)
+        options["seed"] = (Annotated[int, typer.Option(min=0, help=told)], 0)
+    if metric.evidence is not None:
+        options["figures"] = (Figures, None)
+    options |= {"device": (Device, "auto"), "as_json": (AsJson, False)}
+    return partial(_measure, metric, tuple(own)), options
 
 
-@app.command()
-def agreement(
-    real: Real,
-    synthetic: Synthetic,
-    segmenter: Annotated[str, typer.Option(help="Segmenter plugin to train on the real pairs, or file.py:Class.")] = "",
-    settings: Annotated[list[str] | None, typer.Option("--set", help="PARAMETER=VALUE of the segmenter.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of its training.")] = 500,
-    trained: Annotated[str, typer.Option(help="Instead: start of the key of a stored train result to use.")] = "",
-    size: Annotated[int, typer.Option(min=16, max=1024, help="Side that all pairs are brought to, pixels.")] = 128,
-    seed: Annotated[int, typer.Option(min=0, help="Of the training, and of which real pairs are held out.")] = 0,
-    device: Device = "auto",
-    as_json: AsJson = False,
+def _measure(
+    metric: FidelityMetric,
+    own: tuple[str, ...],
+    *,
+    real: str,
+    synthetic: str,
+    device: str,
+    as_json: bool,
+    network: str = "",
+    mode: str = "clean",
+    check: bool = False,
+    held_out: str | None = None,
+    size: int = 128,
+    seed: int = 0,
+    figures: Path | None = None,
+    **rest: Any,
 ) -> None:
-    """Whether synthetic images and masks belong together, judged by a segmenter trained on real pairs.
+    """Measure as the ``fidelity`` stage does, and print what it tells."""
+    from harness.metrics.features.feature_network import mode_named
+    from harness.metrics.fidelity.measure import evidence, measure
+    from harness.metrics.spec import Sets, fidelity_metric
 
-    Seven tenths of the real pairs train it, one chooses its checkpoint, and two show how far agreement can go. Without
-    --segmenter it is a U-Net with a pretrained encoder, or a small network where its weights are missing.
+    if network != metric.network and metric.other_network:
+        if check:
+            raise DeclarationError(
+                f"--check is for {metric.name}, with its own network; leave out --network, or --check."
+            )
+        metric = fidelity_metric(metric.other_network)
+    told = {name: rest.pop(name) for name in own}
+    wanted, where = mode_named(mode), _device(device)
+    # Pictures that are too few for a number are a mistake here, which the metric itself words best.
+    asked = replace(metric, compute=partial(metric.compute, **told), network=network, fewest=0)
+    if metric.needs_segmenter:
+        _emit(_judged(asked, real, synthetic, size, seed, where, **rest), as_json)
+        return
+    originals, made = _read_both(metric, real, synthetic, size)
+    for place, side in ((real, originals), (synthetic, made)):
+        if len(side) == 1 and metric.fewest > 1:
+            raise DataError(f"{place} holds one picture; a distribution needs at least two.")
+    others = None if held_out is None else _read_both(metric, held_out, held_out, size)[0]
+    sets = Sets(originals, made, where, None, others, seed, network, wanted, progress=_say_features)
+    document: dict[str, Any] = {**measure([asked], sets)[metric.name]}
+    if check and metric.published is not None:
+        value, theirs = document[metric.name], metric.published(sets)
+        document |= theirs | {f"{name}-difference": value - float(other) for name, other in theirs.items()}
+    kept = evidence([asked], sets)
+    if figures is not None:
+        _draw(kept, document, synthetic, figures)
+    _emit({**document, **_told(kept)}, as_json)
+
+
+def _read_both(
+    metric: FidelityMetric, real: str, synthetic: str, size: int
+) -> tuple[Pictures | PairSet, Pictures | PairSet]:
+    """Read what a metric looks at."""
+    from harness.metrics.inputs.places import read_both_masks, read_images, read_pairs, with_sources
+
+    if metric.on == "pairs":
+        return read_pairs(real, size), read_pairs(synthetic, size)
+    if metric.on == "masks":
+        return read_both_masks(real, synthetic)
+    originals, made = read_images(real), read_images(synthetic)
+    return originals, with_sources(originals, made) if metric.needs_lineage else made
+
+
+def _say_features(done: int, total: int) -> None:
+    if done == total or done // 100 > (done - 8) // 100:
+        typer.echo(f"features {done}/{total}", err=True)
+
+
+def _told(kept: Mapping[str, Arrays]) -> dict[str, Any]:
+    """Return what of a measurement's evidence can be said in words."""
+    from harness.metrics.fidelity.masks import area_histogram
+
+    told: dict[str, Any] = {}
+    if areas := kept.get("areas"):
+        told |= {f"histogram-{side}": area_histogram(shares).tolist() for side, shares in areas.items()}
+    if closest := kept.get("closest"):
+        rows = zip(closest["synthetic_ids"], closest["real_ids"], closest["distance"], strict=True)
+        told["closest"] = [{"synthetic": str(a), "real": str(b), "distance": float(d)} for a, b, d in rows][:8]
+    return told
+
+
+def _draw(kept: Mapping[str, Arrays], document: Mapping[str, Any], synthetic: str, folder: Path) -> None:
+    """Draw the figures of what a metric keeps for them."""
+    from harness.report.figures import conditioning, fidelity
+    from harness.report.figures.style import save
+    from harness.results.schema import ClosestMasks, ClosestPairs, MaskDiversity, Measured
+
+    folder.mkdir(parents=True, exist_ok=True)
+    areas = kept.get("areas", {})
+    shown = Measured(
+        synthetic,
+        0,
+        copies=document.get("copies"),
+        real_areas=areas.get("real"),
+        areas=areas.get("synthetic"),
+        closest=ClosestPairs.of(kept.get("closest", {})),
+        diversity=MaskDiversity.of(kept.get("diversity")),
+        closest_masks=ClosestMasks.of(kept.get("closest-masks", {})),
+    )
+    save(fidelity.mask_areas_figure([shown]), folder / "mask-areas")
+    save(fidelity.mask_diversity_figure(shown), folder / "mask-diversity")
+    save(fidelity.closest_figure(shown), folder / "closest")
+    save(conditioning.closest_masks_figure(shown), folder / "closest-masks")
+
+
+def _judged(
+    metric: FidelityMetric,
+    real: str,
+    synthetic: str,
+    size: int,
+    seed: int,
+    device: torch.device,
+    *,
+    segmenter: str,
+    settings: list[str] | None,
+    steps: int,
+    trained: str,
+) -> dict[str, Any]:
+    """Measure by a segmenter that is trained on real pairs: seven tenths of them train it, one chooses its checkpoint,
+    and two show how far the number can go.
+
+    Without a segmenter named it is a U-Net with a pretrained encoder, or a small network where its weights are missing.
     """
     import tempfile
 
-    from harness.metrics.fidelity.agreement import agreement as compare
+    from harness.metrics.fidelity.measure import measure
     from harness.metrics.inputs.places import read_pairs
+    from harness.metrics.spec import Sets
 
     if trained and (segmenter or settings):
         raise DeclarationError("--trained brings its own segmenter; leave out --segmenter and --set, or --trained.")
-    where = _device(device)
     pairs, made = read_pairs(real, size), read_pairs(synthetic, size)
     with tempfile.TemporaryDirectory() as folder:
         if trained:
-            judge, held_out, facts = _stored_segmenter(trained, pairs, where)
+            judge, held_out, facts = _stored_segmenter(trained, pairs, device)
         else:
-            judge, held_out, facts = _trained_segmenter(segmenter, settings or [], pairs, steps, seed, where, folder)
-        found, ceiling = (compare(judge.predict(p.images), p.masks) for p in (made, held_out))
-    values = {"agreement": found.value, "agreement-chance": found.chance, "agreement-pairs": found.pairs}
-    beside = {"agreement-real": ceiling.value, "agreement-real-chance": ceiling.chance}
-    counts = {"n_real": len(held_out), "n_synthetic": len(made)}
-    _emit({**values, **beside, **counts, "network": judge.label, "size": size, **facts}, as_json)
+            judge, held_out, facts = _trained_segmenter(segmenter, settings or [], pairs, steps, seed, device, folder)
+        found, ceiling = (
+            measure([metric], Sets(held_out, side, device, seed=seed, segmenter=judge))[metric.name]
+            for side in (made, held_out)
+        )
+    notes = " ".join(str(word) for word in (found.pop("notes"), facts.pop("notes")) if word)
+    own = [quantity.name for quantity in metric.quantities if quantity.name in ceiling]
+    beside = {f"{metric.name}-real{name.removeprefix(metric.name)}": ceiling[name] for name in own}
+    return {**found, **beside, "size": size, **facts, "notes": notes}
 
 
 def _trained_segmenter(
@@ -345,7 +466,7 @@ def _stored_segmenter(
     Raises:
         DataError: no train result, or several, have a key that starts so; or it has seen all real pairs.
     """
-    from harness.metrics.fidelity.agreement import TrainedSegmenter
+    from harness.learning.judge import TrainedSegmenter
     from harness.plugins.registry import load_plugin
     from harness.store.results import Store
 
@@ -372,45 +493,3 @@ def _stored_segmenter(
     }
     weights = result.folder / result.values["weights"]
     return TrainedSegmenter.load(judge, weights, device), real.select(unseen), facts
-
-
-@app.command()
-def memorisation(
-    real: Annotated[str, typer.Argument(help=f"The training pictures of the generator: {_PLACE}.")],
-    synthetic: Synthetic,
-    held_out: Annotated[str | None, typer.Option(help="Real pictures that the generator has not seen.")] = None,
-    figures: Figures = None,
-    as_json: AsJson = False,
-) -> None:
-    """How close synthetic pictures lie to the training ones, against how close unseen real ones do.
-
-    The figure shows the closest pairs.
-    """
-    from harness.metrics.fidelity import figure_data
-    from harness.metrics.fidelity.memorisation import DESCRIPTION, describe
-    from harness.metrics.fidelity.memorisation import memorisation as compare
-    from harness.metrics.fidelity.thumbnails import thumbnails
-    from harness.metrics.inputs.places import read_images
-
-    training, made = read_images(real), read_images(synthetic)
-    others = None if held_out is None else describe(read_images(held_out).images, cache=True)
-    found = compare(describe(training.images, cache=True), describe(made.images, cache=True), others)
-    closest = [
-        {"synthetic": made.names[i], "real": training.names[j], "distance": float(found.distances[i])}
-        for i, j in found.closest_pairs()
-    ]
-    if figures is not None:
-        from harness.report.figures.fidelity import closest_figure
-        from harness.results.schema import ClosestPairs, Measured
-
-        figures.mkdir(parents=True, exist_ok=True)
-        sets = [
-            (pictures.names, lambda at, p=pictures: thumbnails([p.images[int(i)] for i in at], 128).astype("uint8"))
-            for pictures in (made, training)
-        ]
-        pairs = ClosestPairs.of(figure_data.closest(found.distances, found.nearest, sets[0], sets[1]))
-        closest_figure(Measured(synthetic, 0, copies=found.copies, closest=pairs), figures / "closest")
-    shares = {"memorisation": found.closer, "copied": found.copied, "copied-p-value": found.p_value}
-    flag = {**shares, "exact-copies": found.exact, "copies": found.copies}
-    counts = {"n_real": len(training), "n_synthetic": len(made), "network": DESCRIPTION, "reference": found.reference}
-    _emit({**flag, **counts, "closest": closest}, as_json)

@@ -1,11 +1,13 @@
-"""``harness plugin``: which plugins there are, what they take, and whether they keep their contract."""
+"""``harness plugin``: what one file can add, what plugins take, and whether they keep their contract."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import json
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -27,17 +29,45 @@ KindOption = Annotated[
 PluginName = Annotated[str, typer.Argument(help="A listed name, module:Class, or path/to/file.py:Class.")]
 
 
+#: What can be added from one file besides plugins, in the order of the list: its kind, the function that returns what
+#: there is by name (:class:`harness.plugins.discovery.Found`), and the attribute that says in a line what one of it is.
+ALSO_LISTED: tuple[tuple[str, str, str], ...] = (
+    ("metrics", "harness.metrics.spec:found_segmentation", "definition"),
+    ("metrics", "harness.metrics.spec:found_fidelity", "definition"),
+    ("tables", "harness.results.catalogue:tables", "title"),
+    ("figures", "harness.results.catalogue:figures", "title"),
+    ("executors", "harness.engine.executors:executors", "summary"),
+    ("stage-kinds", "harness.engine.stages:kinds", "__doc__"),
+)
+
+
 @app.command("list")
 def list_plugins(as_json: AsJson = False) -> None:
-    """List every plugin, built-in or installed, without importing any."""
+    """List everything that one file can add: built-in, installed, or an extension."""
     entries = [registry()[key] for key in sorted(registry(), key=lambda key: (KINDS.index(key[0]), key[1]))]
+    rows = [*(dataclasses.asdict(entry) for entry in entries), *also_listed()]
     if as_json:
-        print(json.dumps([dataclasses.asdict(entry) for entry in entries], indent=1))
+        print(json.dumps(rows, indent=1))
         return
     _print_table(
         ["kind", "name", "from", "what it is"],
-        [[entry.kind[:-1], entry.name, entry.origin, entry.summary or entry.target] for entry in entries],
+        [[row["kind"][:-1], row["name"], _short(row["origin"]), row["summary"] or row["target"]] for row in rows],
     )
+
+
+def also_listed() -> Iterator[dict[str, str]]:
+    """Yield the rows of what is no plugin, as those of plugins are."""
+    for kind, where, attribute in ALSO_LISTED:
+        module, _, function = where.partition(":")
+        for one in getattr(importlib.import_module(module), function)().values():
+            summary = str(getattr(one.thing, attribute, None) or one.thing.__doc__ or "").strip().partition("\n")[0]
+            yield {"kind": kind, "name": one.name, "target": one.target, "origin": one.origin, "summary": summary}
+
+
+def _short(origin: str) -> str:
+    """Return the path of an extension as seen from the current folder, where it is below that."""
+    path = Path(origin)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else origin
 
 
 @app.command("show")

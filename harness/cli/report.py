@@ -1,12 +1,16 @@
-"""``harness report``: render from what is stored, compare two reports."""
+"""``harness report``: render from what is stored, list what a report can show, compare two reports."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from harness.plugins.discovery import Found
 
 app = typer.Typer(no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -32,6 +36,33 @@ def render(
         print(json.dumps({"report": str(page), "done": results.done, "total": results.total}))
     else:
         print(f"Report of {results.done} of {results.total} cells: {page}" if results.total else f"Report: {page}")
+
+
+@app.command("list")
+def list_command(as_json: Json = False) -> None:
+    """List every table and figure that a study may ask for, in the order of the report."""
+    from harness.results import catalogue
+
+    def described(found: Iterable[Found[Any]]) -> list[dict[str, Any]]:
+        return [
+            {"name": one.name, "title": one.thing.title, "caption": one.thing.caption, "place": one.thing.place}
+            | {"origin": one.origin}
+            for one in found
+        ]
+
+    listed = {
+        "tables": described(catalogue.tables().values()),
+        "figures": described(catalogue.figures().values()),
+    }
+    if as_json:
+        print(json.dumps(listed, indent=2))
+        return
+    rows = [row for shown in listed.values() for row in shown]
+    names, titles = (max(len(str(row[key])) for row in rows) for key in ("name", "title"))
+    for kind, shown in listed.items():
+        print(f"{kind}:")
+        for row in shown:
+            print(f"  {row['name']:{names}}  {row['title']:{titles}}  {row['origin']}")
 
 
 @app.command()

@@ -8,10 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.engine.executors import Executor
-    from harness.engine.plan import Plan
+    from harness.engine.executors.executor import Executor
+    from harness.engine.graph import Plan
     from harness.engine.run import Summary
     from harness.store.results import Store
+
+
+def note_plan(plan: Plan, store: Store, name: str, *, keep: bool) -> None:
+    """Note a plan for ``harness store explain``, and, to ``keep`` its results, for ``harness store gc``."""
+    stages = {s.key: {"label": s.label, "kind": s.kind, "parts": s.parts} for s in plan.stages.values()}
+    store.record_plan(name, stages, keep=keep)
 
 
 def run_shown(

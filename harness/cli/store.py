@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -25,13 +25,13 @@ def _megabytes(size: int) -> str:
 @app.command()
 def du(as_json: Json = False) -> None:
     """Show how much the results of each kind take."""
+    from harness.store.cache import cached_files
     from harness.store.results import Store
 
-    store = Store()
     totals: dict[str, list[int]] = {}
-    for result in store.results():
+    for result in Store().results():
         totals.setdefault(result.record["kind"], []).append(_size(result.folder))
-    features = [path.stat().st_size for path in (store.root / "features").rglob("*.npy")]
+    features = [path.stat().st_size for path in cached_files()]
     if features:
         totals["features"] = features
     rows = {kind: {"results": len(sizes), "bytes": sum(sizes)} for kind, sizes in sorted(totals.items())}
@@ -56,25 +56,12 @@ def gc(
 
     Features of pictures belong to no study: those that nothing has read for a while go too.
     """
+    from harness.store.cache import cached_files
     from harness.store.results import Store
 
-    store = Store()
-    needed: set[str] = set()
-    for path in (store.root / "plans").glob("*.json"):
-        needed.update(json.loads(path.read_text()))
-    needed.update(path.stem for path in (store.root / "claims").glob("*.json") if store.claimed_by(path.stem))
-    doomed = [
-        result.folder
-        for result in store.results()
-        if result.key not in needed and not _stands_for(store, result.key, needed)
-    ]
-    doomed += [
-        folder
-        for folder in (store.root / "work").glob("*")
-        if folder.name not in needed and store.claimed_by(folder.name) is None
-    ]
+    doomed = Store().garbage()
     oldest = time.time() - unused_days * 86400
-    unused = [file for file in (store.root / "features").rglob("*.npy") if file.stat().st_mtime <= oldest]
+    unused = [file for file in cached_files() if file.stat().st_mtime <= oldest]
     size = sum(_size(folder) for folder in doomed) + sum(file.stat().st_size for file in unused)
     if yes:
         for folder in doomed:
@@ -87,11 +74,6 @@ def gc(
         return
     verb, more = ("Deleted", "") if yes else ("Would delete", " Add --yes to do it." if doomed or unused else "")
     print(f"{verb} {len(doomed)} folders and {len(unused)} files of features, {_megabytes(size)}.{more}")
-
-
-def _stands_for(store: Any, key: str, needed: set[str]) -> bool:
-    accepted = store.root / "accepted"
-    return any((accepted / other).is_file() and (accepted / other).read_text().strip() == key for other in needed)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from harness.engine.plan import Plan, Stage
+    from harness.engine.graph import Plan, Stage
     from harness.store.results import Store
 
 app = typer.Typer(no_args_is_help=True)
@@ -79,9 +79,10 @@ def planned_study(
     name: str, profile: str | None, settings: list[str] | None, accept_code: bool = False, keep: bool = False
 ) -> tuple[Plan, Store]:
     """Return a study's plan and the store; note it for ``store explain``, and, to ``keep`` it, for ``store gc``."""
+    from harness.cli.running import note_plan
     from harness.engine.load import load_study
     from harness.engine.plan import build_plan
-    from harness.store.results import Store, write_json
+    from harness.store.results import Store
 
     plan = build_plan(load_study(name, profile, tuple(settings or ())))
     store = Store()
@@ -89,11 +90,7 @@ def planned_study(
         for stage in plan.stages.values():
             if store.find(stage.kind, stage.key) is None:
                 store.accept(stage.key, stage.key_without_code, stage.kind)
-    stages = {
-        stage.key: {"label": stage.label, "kind": stage.kind, "parts": stage.parts} for stage in plan.stages.values()
-    }
-    for folder in ("planned", *(["plans"] if keep else [])):
-        write_json(store.root / folder / f"{plan.loaded.folder_name}.json", stages)
+    note_plan(plan, store, plan.loaded.folder_name, keep=keep)
     return plan, store
 
 
@@ -124,7 +121,7 @@ def plan(
     profile: Profile = None,
     settings: Settings = None,
     only: Only = None,
-    executor: Annotated[str, typer.Option(help="local or in-process.")] = "local",
+    executor: Annotated[str, typer.Option(help="As for run.")] = "local",
     jobs: Annotated[int | None, typer.Option(help="Stages at once.")] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Accepted as for run; changes no plan.")] = False,
     accept_code: Annotated[bool, typer.Option("--accept-code", help="Keep results that differ in code only.")] = False,
@@ -136,7 +133,7 @@ def plan(
     from harness.engine.preflight import missing_weights
 
     running = make_executor(executor, jobs)
-    at_once = running.free("train")
+    at_once = running.free(large=True)
     planned, store = planned_study(name, profile, settings, accept_code)
     states = _states(planned, store, only)
     left = [stage for stage, state in states if state != "done"]
@@ -161,7 +158,7 @@ def run(
     profile: Profile = None,
     settings: Settings = None,
     only: Only = None,
-    executor: Annotated[str, typer.Option(help="local (a process a stage) or in-process.")] = "local",
+    executor: Annotated[str, typer.Option(help="local (a process a stage), in-process, or one of yours.")] = "local",
     jobs: Annotated[int | None, typer.Option(help="Stages at once; chosen from cores and accelerators.")] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
     accept_code: Annotated[bool, typer.Option("--accept-code", help="Keep results that differ in code only.")] = False,
@@ -239,7 +236,7 @@ def status(name: Name, profile: Profile = None, settings: Settings = None, as_js
     states = _states(planned, store, None)
     counts = {state: sum(s == state for _, s in states) for state in ("done", "running", "failed", "left")}
     rest = [stage for stage, state in states if state != "done"]
-    seconds, unknown = estimate_seconds(rest, store, make_executor("local", None).free("train"))
+    seconds, unknown = estimate_seconds(rest, store, make_executor("local", None).free(large=True))
     failed = [(stage, store.failure(stage.key) or {}) for stage, state in states if state == "failed"]
     if as_json:
         reasons = [{"label": s.label, "status": f.get("status"), "reason": f.get("reason")} for s, f in failed]

@@ -1,6 +1,7 @@
-"""A conformance suite for plugins: what ``docs/plugins.md`` promises of each kind, tried out.
+"""A conformance suite for plugins: what ``docs/reference/plugins.md`` promises of each kind, tried out.
 
-Every check runs the plugin on tiny pairs drawn here, with the parameters of its ``example()``, on the CPU.
+Every check runs the plugin on tiny pairs drawn here, with the parameters of its ``example()``, on the CPU. Imports
+``engine`` and lower rooms.
 """
 
 from __future__ import annotations
@@ -11,23 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.conformance.checks import Check, Checks, drawn_pairs, example_values, require
-from harness.plugins.contract import KINDS, Generator, Kind, Plugin, Refiner, Segmenter
+from harness.plugins.contract import Kind
+from harness.plugins.registry import BASES
 
-__all__ = ["Check", "check_plugin", "drawn_pairs", "kind_of"]
-
-_BASES: dict[Kind, type[Plugin]] = {"generators": Generator, "refiners": Refiner, "segmenters": Segmenter}
-
-
-def kind_of(plugin: type[Plugin]) -> Kind:
-    """Return which kind of plugin a class is.
-
-    Raises:
-        ValueError: it is none of the three.
-    """
-    for kind in KINDS:
-        if issubclass(plugin, _BASES[kind]):
-            return kind
-    raise ValueError(f"{plugin.__name__} is neither a Generator nor a Refiner nor a Segmenter")
+__all__ = ["Check", "check_plugin", "drawn_pairs"]
 
 
 def check_plugin(kind: Kind, plugin: type[Any], folder: Path, *, fresh_process: bool = True) -> list[Check]:
@@ -63,8 +51,8 @@ def check_plugin(kind: Kind, plugin: type[Any], folder: Path, *, fresh_process: 
 
 def _check_description(kind: Kind, plugin: type[Any]) -> str:
     require(
-        issubclass(plugin, _BASES[kind]),
-        f"{plugin.__name__} must derive from harness.plugins.contract.{_BASES[kind].__name__}.",
+        issubclass(plugin, BASES[kind]),
+        f"{plugin.__name__} must derive from harness.learning.{BASES[kind].__name__}.",
     )
     name = getattr(plugin, "name", "")
     require(
@@ -80,7 +68,7 @@ def _check_description(kind: Kind, plugin: type[Any]) -> str:
     if kind == "segmenters":
         return f"{name} version {version}."
     card = plugin.card
-    allowed = {"needs": ("pairs", "masks", "image"), "makes": ("pairs", "masks", "images")}
+    allowed = {"needs": ("pairs", "masks"), "makes": ("pairs", "masks", "images")}
     for field, values in allowed.items():
         require(
             getattr(card, field) in values,
@@ -95,7 +83,7 @@ def _check_parameters(plugin: type[Any]) -> str:
     model = plugin.Parameters
     require(
         model.model_config.get("extra") == "forbid" and bool(model.model_config.get("frozen")),
-        "Its Parameters must derive from harness.plugins.contract.Parameters, so that a misspelt name is an error.",
+        "Its Parameters must derive from harness.learning.Parameters, so that a misspelt name is an error.",
     )
     for name, field in model.model_fields.items():
         require(not field.is_required(), f"Parameter {name!r} has no default.")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harness.data.pairs import PairSet
+from harness.errors import PluginError
 from harness.plugins.contract import Sample
 
 #: Seeds that plugins are tried with: small, large, and in no order.
@@ -38,7 +39,7 @@ class Checks:
         """Run one check; whatever a plugin raises is a failed check, not a crash of the suite."""
         try:
             outcome = Check(name, True, check())
-        except Broken as broken:
+        except (Broken, PluginError) as broken:
             outcome = Check(name, False, str(broken))
         except Exception as error:
             outcome = Check(name, False, f"It raised {type(error).__name__}: {error}")

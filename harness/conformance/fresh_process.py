@@ -17,14 +17,6 @@ from harness.plugins.contract import Checkpoint, Sample, SampleContext
 from harness.plugins.registry import load_plugin
 
 
-def target_of(plugin: type[Any]) -> str:
-    """Return what ``load_plugin`` finds the class by in another process."""
-    module = sys.modules[plugin.__module__]
-    if plugin.__module__ == "__main__" or plugin.__module__.startswith("harness_plugin_"):
-        return f"{module.__file__}:{plugin.__name__}"
-    return f"{plugin.__module__}:{plugin.__name__}"
-
-
 def in_fresh_process(request: dict[str, Any], folder: Path) -> Sample:
     """Run :func:`_answer` in a new Python process and return the sample it made."""
     import torch

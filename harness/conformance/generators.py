@@ -21,11 +21,12 @@ from harness.conformance.checks import (
     same,
     take,
 )
-from harness.conformance.fresh_process import in_fresh_process, target_of
+from harness.conformance.fresh_process import in_fresh_process
 from harness.data.pairs import PairSet
-from harness.engine.stages.running import sampled_pairs
+from harness.engine.stages.pool import sampled_pairs
 from harness.learning.work_folder import WorkFolder, run_fit
 from harness.plugins.contract import Checkpoint, Generator, Sample, SampleContext
+from harness.plugins.discovery import target_of
 
 _FEWEST_SAVES = 3
 _MODELS = 3  # pairs that a generator of one model a pair is fitted on: the fewest that tell taking turns from swapping
@@ -68,7 +69,7 @@ class GeneratorSuite:
 
         card = plugin.card
         size = 32 if not card.sizes or 32 in card.sizes else min(card.sizes)
-        count = max(_MODELS if card.needs == "image" else 24, card.minimum)
+        count = max(_MODELS if card.one_model_a_pair else 24, card.minimum)
         self.folder = folder
         self.fresh_process = fresh_process
         self.card = card
@@ -141,7 +142,7 @@ class GeneratorSuite:
 
     def _check_sources(self) -> str:
         sentence = check_sources(self.reference, len(SEEDS), self.pairs.seen())
-        if self.card.needs != "image":
+        if not self.card.one_model_a_pair:
             return sentence
         last = self.checkpoints[-1]
         whole = self._given(last)
@@ -189,7 +190,7 @@ class GeneratorSuite:
     def _check_seed(self) -> str:
         other = self._make(_ALL, shift=1000)
         require(not same(other, self.reference), "Other seeds make the same pairs.")
-        if self.card.needs == "image":
+        if self.card.one_model_a_pair:
             return "Other seeds make other pairs."
         content = self.reference.masks if self.reference.images is None else self.reference.images
         distinct = len(np.unique(content.reshape(len(content), -1), axis=0))
@@ -262,7 +263,7 @@ class GeneratorSuite:
 
 def _check_turns(sample: Sample, seeds: NDArray[np.int64], given: PairSet) -> None:
     """Check that each pair of a generator of one model a pair was made from the real pair that its seed names."""
-    require(sample.sources is not None, "It has one model a pair (needs='image'), so it must name its sources.")
+    require(sample.sources is not None, "It has one model a pair (card.one_model_a_pair), so it must name its sources.")
     for seed, names in zip(seeds.tolist(), sample.sources or (), strict=True):
         wanted = given.ids[seed % len(given)]
         require(

@@ -18,9 +18,10 @@ from harness.conformance.checks import (
     same,
     take,
 )
-from harness.conformance.fresh_process import in_fresh_process, target_of
+from harness.conformance.fresh_process import in_fresh_process
 from harness.data.pairs import PairSet
 from harness.plugins.contract import Refiner, Sample, SampleContext
+from harness.plugins.discovery import target_of
 
 _ALL = list(range(len(SEEDS)))
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.conformance.checks import Checks, drawn_pairs, example_values, require
+from harness.learning.optimisation import Optimisation
 from harness.plugins.contract import Segmenter
 
 if TYPE_CHECKING:
@@ -70,16 +71,8 @@ class SegmenterSuite:
         return f"{label}, {batch} images a step."
 
     def _check_module(self) -> str:
-        from pytorch_lightning import LightningModule
-
         module = self._build()
-        require(
-            isinstance(module, LightningModule), f"module() returned a {type(module).__name__}, not a LightningModule."
-        )
-        require(
-            type(module).configure_optimizers is not LightningModule.configure_optimizers,
-            "The module has no configure_optimizers.",
-        )
+        Optimisation(module, self.plugin.create(**self.values).batch_size, len(self.images))
         count = sum(parameter.numel() for parameter in module.parameters())
         require(count > 0, "The module has no parameters to train.")
         return f"{count:,} parameters."

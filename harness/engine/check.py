@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ValidationError
 
+from harness.engine.stages.declared import declared_kinds
 from harness.errors import HarnessError, nearest
 from harness.plugins.contract import Generator, Kind
-from harness.plugins.registry import load_plugin
+from harness.plugins.registry import load_plugin, registry
 from harness.study.expand import expand_recipes
 from harness.study.find import study_folders
 from harness.study.schema import ROLES, GeneratorUse, PerReal, PluginUse, Study, TrainingSets
@@ -92,7 +93,12 @@ def _plugin_uses(value: dict[str, Any]) -> Iterator[tuple[Kind, Location, Any]]:
 
 
 def check_plugins(document: Document) -> list[str]:
-    """Check that every plugin exists and takes the parameters it is given."""
+    """Check that every plugin exists and takes the parameters it is given.
+
+    Raises:
+        PluginError: an extension cannot be imported.
+    """
+    registry()  # raises here for an extension that cannot be imported: no use of a plugin is to blame for it
     own = {"generators": {"plugin", "select"}, "refiners": {"plugin"}, "segmenters": {"plugin", "name"}}
     problems: list[str] = []
     for kind, location, use in _plugin_uses(document.value):
@@ -113,7 +119,29 @@ def check_plugins(document: Document) -> list[str]:
             found.create(**{key: item for key, item in use.items() if key not in own[kind]})
         except ValidationError as error:
             problems += describe_errors(error, document, location, found.Parameters)
-    return problems
+    return problems + list(_stage_problems(document))
+
+
+def _stage_problems(document: Document) -> Iterator[str]:
+    """Say which stages that a study asks for are of no known kind, or take other parameters."""
+    uses = document.value.get("stages")
+    for i, use in enumerate(uses if isinstance(uses, list) else []):
+        if not isinstance(use, dict) or not isinstance(use.get("kind"), str):
+            continue
+        known = declared_kinds()
+        if use["kind"] not in known:
+            there = f"there are: {', '.join(known)}" if known else "an extension brings such kinds, and there is none"
+            place = ("stages", i, "kind")
+            yield (
+                f"{document.origin(place)}: stages.{i}.kind: no kind of stage {use['kind']!r} can be declared"
+                f"{nearest(use['kind'], list(known))}; {there}"
+            )
+            continue
+        parameters = known[use["kind"]].Parameters
+        try:
+            parameters(**{str(key): item for key, item in use.items() if key != "kind"})
+        except ValidationError as error:
+            yield from describe_errors(error, document, ("stages", i), parameters)
 
 
 def check_study(study: Study, document: Document) -> list[str]:
@@ -129,6 +157,7 @@ def check_study(study: Study, document: Document) -> list[str]:
     _check_segmenters(study, report)
     _check_recipes(study, report)
     _check_metrics(study, report)
+    _check_scores(study, report)
     _check_report(study, report)
     return problems
 
@@ -228,12 +257,12 @@ def _check_what_is_seen(study: Study, i: int, entry: TrainingSets, report: Any) 
 
 def _check_report(study: Study, report: Any) -> None:
     """Check the names of tables, figures and published numbers."""
-    from harness.report.format import FIGURES, TABLES
+    from harness.results.catalogue import figures, tables
 
     published = sorted({path.stem for folder in study_folders() for path in (folder / "published").glob("*.csv")})
     for key, names, allowed in (
-        ("tables", study.report.tables, list(TABLES)),
-        ("figures", study.report.figures, list(FIGURES)),
+        ("tables", study.report.tables, list(tables())),
+        ("figures", study.report.figures, list(figures())),
         ("published", study.report.published, published),
     ):
         for i, name in enumerate(names):
@@ -244,10 +273,11 @@ def _check_report(study: Study, report: Any) -> None:
 
 def _check_metrics(study: Study, report: Any) -> None:
     """Check the names of fidelity metrics."""
-    from harness.metrics.fidelity.measure import FIDELITY
+    from harness.metrics.spec import fidelity_metrics
 
+    known = fidelity_metrics()
     wanted: list[tuple[Location, str]] = []
-    asking = [name for name, metric in FIDELITY.items() if metric.needs_segmenter]
+    asking = [name for name, metric in known.items() if metric.needs_segmenter]
     for name, declared in study.generators.items():
         for part, use in declared.uses():
             if use.select:
@@ -259,22 +289,59 @@ def _check_metrics(study: Study, report: Any) -> None:
         _check_network(study.fidelity.metrics, study.fidelity.network, ("fidelity",), report)
         _check_agreement(study, asking, report)
     for location, metric in wanted:
-        allowed = [name for name in FIDELITY if location[0] == "fidelity" or name not in asking]
+        allowed = [name for name in known if location[0] == "fidelity" or name not in asking]
         if metric in asking and metric not in allowed:
             report(location, f"{metric} cannot choose a checkpoint, since a selection has no segmenter; use another")
         elif metric not in allowed:
             report(location, f"no fidelity metric {metric!r}{nearest(metric, allowed)}; allowed: {', '.join(allowed)}")
 
 
+def _check_scores(study: Study, report: Any) -> None:
+    """Check the names of segmentation scores, and that what is compared is computed."""
+    from harness.metrics.spec import scored_metrics, segmentation_metric, segmentation_names
+
+    names = segmentation_names()
+    unknown = [(i, name) for i, name in enumerate(study.evaluate.metrics or ()) if name not in names]
+    for i, name in unknown:
+        sentence = f"no segmentation metric {name!r}{nearest(name, list(names))}; allowed: {', '.join(names)}"
+        report(("evaluate", "metrics", i), sentence)
+    kinds = {name: ["imagewise", "micro"] if segmentation_metric(name).micro else ["imagewise"] for name in names}
+    allowed = [f"{name}-{kind}" for name, found in kinds.items() for kind in found]
+    wanted = study.compare.metric
+    if wanted not in allowed:
+        sentence = f"no metric {wanted!r}{nearest(wanted, allowed)}; allowed: {', '.join(allowed)}"
+        report(("compare", "metric"), sentence)
+    elif not unknown and study.train:
+        metric = segmentation_metric(study.compare.primary[0])
+        if metric not in scored_metrics(study.evaluate.metrics):
+            report(("compare", "metric"), f"{metric.name} is not computed; add it to evaluate.metrics")
+
+
+def with_own_names(study: Study) -> Study:
+    """Return a sound study whose scores are called by their own names (``f1`` for ``dice``)."""
+    from harness.metrics.spec import segmentation_names
+
+    names = segmentation_names()
+    metric, _, kind = study.compare.metric.rpartition("-")
+    compare = study.compare.model_copy(update={"metric": f"{names[metric]}-{kind}"})
+    scores = study.evaluate.metrics
+    own = None if scores is None else tuple(dict.fromkeys(names[name] for name in scores))
+    return study.model_copy(update={"compare": compare, "evaluate": study.evaluate.model_copy(update={"metrics": own})})
+
+
 def _check_network(metrics: tuple[str, ...], network: str | None, location: Location, report: Any) -> None:
     """Check that a feature network stands where it is read, and nowhere else."""
-    if "frechet-distance" in metrics and not network:
+    from harness.metrics.spec import fidelity_metrics
+
+    asking = [name for name, metric in fidelity_metrics().items() if metric.needs_network]
+    asked = [name for name in asking if name in metrics]
+    if asked and not network:
         example = "network: tu-tf_efficientnet_lite0"
-        report(location, f"frechet-distance needs a feature network of yours; add one, such as {example}")
-    if network and "frechet-distance" not in metrics:
+        report(location, f"{asked[0]} needs a feature network of yours; add one, such as {example}")
+    if network and not asked:
         report(
             (*location, "network"),
-            f"{network!r} is read by frechet-distance only, which is not measured; add it, or take network out",
+            f"{network!r} is read by {' and '.join(asking)} only, which is not measured; add it, or take network out",
         )
 
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from statistics import median
 
-from harness.engine.plan import Stage
+from harness.engine.graph import Stage
+from harness.engine.stages import kinds
 from harness.store.results import Store
-
-#: Kinds of stages whose amounts mean about as much work whatever plugin does it. What a step of a generator takes, or a
-#: sample of it, differs a thousandfold.
-_COMPARABLE = frozenset({"dataset", "train", "evaluate", "fidelity"})
 
 
 def estimate_seconds(stages: Iterable[Stage], store: Store, jobs: int = 1) -> tuple[float, int]:
@@ -25,10 +22,12 @@ def estimate_seconds(stages: Iterable[Stage], store: Store, jobs: int = 1) -> tu
         jobs: stages at once.
     """
     rates: dict[str, list[float]] = {}
+    known_kinds = kinds()
     for row in store.durations():
         rate = row["seconds"] / max(row["amount"], 1e-9)
         rates.setdefault(row["work"], []).append(rate)
-        if row["kind"] in _COMPARABLE:
+        # What a step of a generator takes, or a sample of it, differs a thousandfold.
+        if row["kind"] in known_kinds and known_kinds[row["kind"]].thing.comparable:
             rates.setdefault(row["kind"], []).append(rate)
     total, unknown = 0.0, 0
     for stage in stages:

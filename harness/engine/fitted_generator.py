@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,7 @@ class FittedGenerator:
             HarnessError: masks are missing, or are given to a generator that makes its own.
             PluginError: the generator broke its contract.
         """
-        from harness.engine.stages.sample import check_sample, check_turn
+        from harness.engine.stages.pool import check_sample, check_turn
 
         name, conditional = self.generator.name, self.generator.card.makes == "images"
         if conditional and masks is None:
@@ -79,7 +80,7 @@ class FittedGenerator:
 
     def pool_seeds(self, seed: int, count: int) -> NDArray[np.int64]:
         """Return the seeds of the first ``count`` items of the pool that ``seed`` names, int64 (count,)."""
-        from harness.engine.stages.running import pool_seeds
+        from harness.engine.stages.pool import pool_seeds
 
         return pool_seeds(self.generator, self.checkpoint, self.real, seed, count)
 
@@ -140,9 +141,9 @@ class FittedGenerator:
         selection: Result | None = None,
         step: int | None = None,
         *,
+        runtime: Mapping[str, Any],
         first: int | None = None,
         pictures: bool = True,
-        plugin: tuple[str, dict[str, Any]] | None = None,
     ) -> FittedGenerator:
         """Open a fit in the store.
 
@@ -151,18 +152,18 @@ class FittedGenerator:
             fit: result of a ``fit`` stage.
             selection: result of its ``select`` stage, to sample from the selected checkpoint.
             step: of the checkpoint; by default the selected one, or the last.
+            runtime: of the stage that is sampled as: one fit serves generators that differ in how they sample.
             first: sample from the first so many real pairs of the fit only, as a smaller pool of one model a pair does.
             pictures: open the real pairs too, which a generator that does not learn needs.
-            plugin: how to load it, and its parameters; by default as the fit was run.
 
         Raises:
             HarnessError: there is no checkpoint at ``step``, or the dataset of the fit is gone.
             PluginError: the plugin cannot be loaded.
         """
-        from harness.engine.stages.running import sampled_pairs
+        from harness.engine.stages.pool import sampled_pairs
 
-        target, parameters = plugin or _plugin_of(store, fit)
-        generator = load_plugin("generators", target).create(**parameters)
+        target = runtime["target"]
+        generator = load_plugin("generators", target).create(**runtime["plugin-parameters"])
         checkpoints = {checkpoint.step: checkpoint for checkpoint in recorded_checkpoints(fit.folder)}
         wanted = step if step is not None else (selection.values["step"] if selection else max(checkpoints))
         if wanted not in checkpoints:
@@ -175,25 +176,9 @@ class FittedGenerator:
         return cls(generator, target, checkpoints[wanted], real, selected, fit.key, fit.record["label"])
 
 
-def _plugin_of(store: Store, fit: Result) -> tuple[str, dict[str, Any]]:
-    """Return how to load the plugin of a fit, and its parameters.
-
-    The key covers files by their content, so a fit whose parameters name a file, or whose plugin is a file, is opened
-    from the specification that it was run with.
-    """
-    attached = fit.record.get("runtime")
-    if attached is None:
-        try:
-            attached = json.loads((store.root / "specs" / f"{fit.key}.json").read_text())["runtime"]
-        except (FileNotFoundError, json.JSONDecodeError, KeyError):
-            parts = fit.record["parts"]
-            attached = {"target": parts["plugin"]["name"], "plugin-parameters": parts["plugin-parameters"]}
-    return attached["target"], attached["plugin-parameters"]
-
-
 def _real_pairs(store: Store, fit: Result, first: int | None, pictures: bool) -> PairSet:
     from harness.data.splits import subset_order
-    from harness.engine.stages.running import RealPairs
+    from harness.engine.stages.dataset import RealPairs
 
     ((kind, key),) = fit.record["inputs"]["dataset"]
     result = store.find(kind, key)
@@ -201,7 +186,7 @@ def _real_pairs(store: Store, fit: Result, first: int | None, pictures: bool) ->
         raise HarnessError(
             f"The dataset that {fit.record['label']!r} was fitted on is no longer in the store; run the fit again."
         )
-    dataset = RealPairs(result)
+    dataset = RealPairs(result.folder)
     parameters = fit.record["parts"]["parameters"]
     count = parameters["real"] if first is None else first
     if pictures:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from harness.errors import DeclarationError, nearest
@@ -38,9 +37,7 @@ def find_stage(store: Store, name: str) -> tuple[str, dict[str, Any]]:
     Raises:
         DeclarationError: none or several do.
     """
-    planned: dict[str, dict[str, Any]] = {}
-    for path in sorted((store.root / "planned").glob("*.json"), key=lambda p: p.stat().st_mtime):
-        planned.update(json.loads(path.read_text()))
+    planned = store.planned()
     exact = [key for key, stage in planned.items() if stage["label"] == name]
     hits = exact[-1:] or [key for key in planned if key.startswith(name)]
     if len(hits) == 1:

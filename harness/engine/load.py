@@ -4,31 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from harness.engine.check import check_plugins, check_study, describe_errors
+from harness.engine.check import check_plugins, check_study, describe_errors, with_own_names
 from harness.errors import DeclarationError
 from harness.study.find import find_study
+from harness.study.loaded import LoadedStudy
 from harness.study.schema import Study
-from harness.study.yaml_document import Document, apply_setting, choose_profile, read_extended
-
-
-@dataclass(frozen=True)
-class LoadedStudy:
-    """A checked study with its name, profile and the document it was read from."""
-
-    name: str
-    profile: str
-    study: Study
-    document: Document
-
-    @property
-    def folder_name(self) -> str:
-        """Name of its report folder."""
-        return f"{self.name}-{self.profile}" if self.profile else self.name
+from harness.study.yaml_document import apply_setting, choose_profile, read_extended
 
 
 def load_study(name: str, profile: str | None = None, settings: tuple[str, ...] = ()) -> LoadedStudy:
@@ -59,7 +44,7 @@ def load_study(name: str, profile: str | None = None, settings: tuple[str, ...] 
     problems += check_study(study, document)
     if problems:
         raise DeclarationError(_in_order(problems))
-    return LoadedStudy(path.stem, profile or "", study, document)
+    return LoadedStudy(path.stem, profile or "", with_own_names(study), document)
 
 
 def _in_order(problems: list[str]) -> list[str]:

@@ -7,16 +7,15 @@ from functools import partial
 from typing import Any
 
 from harness.engine.builder import PlanBuilder
-from harness.engine.graph import Cell, Plan, Pool, Reference, Stage
-from harness.engine.load import LoadedStudy
-from harness.engine.preflight import missing_weights
+from harness.engine.graph import Plan, Pool
+from harness.engine.stages.dataset import DatasetStage
+from harness.engine.stages.declared import declared_kinds
 from harness.errors import DataError, DeclarationError
 from harness.plugins.registry import load_plugin
 from harness.study.expand import expand_recipes
+from harness.study.loaded import LoadedStudy
 from harness.study.recipes import Recipe
 from harness.study.schema import ROLES, TrainingSets
-
-__all__ = ["Cell", "Plan", "Pool", "Reference", "Stage", "build_plan", "missing_weights", "plan_fit"]
 
 
 def build_plan(loaded: LoadedStudy) -> Plan:
@@ -35,13 +34,16 @@ def build_plan(loaded: LoadedStudy) -> Plan:
     for name, declared in study.generators.items():
         if (study.fidelity or not study.train) and name not in used:
             for fold in range(len(plan.splits)):
-                builder.pool(name, declared, fold, declared.fitted_on(Recipe(None)), control=False)
+                builder.pool(name, declared, fold, declared.n_fit(Recipe(None)), control=False)
     measured = {pool.makes for pool in plan.pools if not pool.control}
     made = [kind for kind in ("pairs", "masks") if kind in measured]
     for role in study.fidelity.references if study.fidelity else ():
         for makes in made:
             for fold in range(len(plan.splits)):
                 builder.reference(role, fold, makes)
+    for use in study.stages:
+        kind = declared_kinds()[use.kind]
+        plan.measurements += kind.declare(builder, kind.Parameters(**use.values()))
     plan.notes += _notes_on_generators(plan)
     if plan.pools and plan.cells and len(study.seeds) > 1:
         plan.notes.append(
@@ -91,9 +93,8 @@ def _planned(loaded: LoadedStudy) -> tuple[Plan, PlanBuilder]:
     _check_counts(plan)
     builder = PlanBuilder(plan)
     for fold, split in enumerate(splits):
-        suffix = f" * fold={fold}" if len(splits) > 1 else ""
-        label = f"dataset {dataset.name} at {declared.size} px{suffix}"
-        plan.datasets[fold] = builder.dataset(dataset, split, label, dict(declared.options))
+        label = plan.in_fold(f"dataset {dataset.name} at {declared.size} px", fold)
+        plan.datasets[fold] = DatasetStage.add(plan, dataset, split, label, dict(declared.options))
     for recipe in plan.recipes:
         for use in study.segmenters:
             for seed in study.seeds:
@@ -112,11 +113,11 @@ def plan_fit(loaded: LoadedStudy) -> tuple[Plan, str]:
     plan, builder = _planned(loaded)
     ((name, declared),) = loaded.study.generators.items()
     part, use = declared.uses()[-1]
-    real = None if isinstance(declared.sees, str) else declared.sees
-    where = name if real is None else f"{name} on {real} real"
-    key = builder.fit(part, use, declared, where, 0, real)
+    n_fit = None if isinstance(declared.sees, str) else declared.sees
+    where = name if n_fit is None else f"{name} on {n_fit} real"
+    key = builder.fit(part, use, declared, where, 0, n_fit)
     # What a run is for are the pools of a plan; the "pool" of this one is the fit itself.
-    plan.pools.append(Pool(name, use.plugin, 0, real, key, 0, (), "", False))
+    plan.pools.append(Pool(name, use.plugin, 0, n_fit, key, 0, (), "", False))
     return plan, key
 
 
@@ -179,17 +180,17 @@ def _notes_on_generators(plan: Plan) -> Iterator[str]:
             continue
         declared = plan.loaded.study.generators[pool.generator]
         available = len(plan.splits[0].ids("fit"))
-        seen = available if pool.real is None else pool.real
+        n_fit = available if pool.n_fit is None else pool.n_fit
         fewer = [
             recipe.label
             for recipe in plan.recipes
             if not recipe.control and any(name == pool.generator for name, _ in recipe.synthetic)
-            if recipe.real is not None and recipe.real < seen and declared.fitted_on(recipe) == pool.real
+            if recipe.real is not None and recipe.real < n_fit and declared.n_fit(recipe) == pool.n_fit
             # A recipe without real pairs says itself what its generators see, where they ask it.
             if recipe.real > 0 or declared.sees != "recipe"
         ]
         if fewer:
             yield (
-                f"Generator {pool.generator} was fitted on {seen} real pairs, more than these training sets hold: "
+                f"Generator {pool.generator} was fitted on {n_fit} real pairs, more than these training sets hold: "
                 f"{'; '.join(fewer)}. Their gain may come from those extra real pairs."
             )

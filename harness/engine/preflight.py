@@ -11,7 +11,7 @@ from harness.study.schema import PluginUse
 
 def missing_weights(plan: Plan) -> list[str]:
     """Return a sentence for each network's weights, and whatever else, that plugins need and this machine lacks."""
-    from harness.metrics.fidelity.measure import FIDELITY
+    from harness.metrics.spec import fidelity_metric
 
     study, document = plan.loaded.study, plan.loaded.document
     needed: dict[str, tuple[str | int, ...]] = {}
@@ -25,14 +25,14 @@ def missing_weights(plan: Plan) -> list[str]:
         for part, use in declared.uses():
             place = ("generators", generator, part)
             chosen_by = use.select.metrics() if use.select else ()
-            names = [name for metric in chosen_by for name in FIDELITY[metric].needs_weights]
+            names = [name for metric in chosen_by for name in fidelity_metric(metric).needs_weights]
             for name in (*load_plugin("generators", use.plugin).create(**use.values()).weights(), *names):
                 needed.setdefault(name, place)
         for i, refine in enumerate(declared.refine):
             for name in load_plugin("refiners", refine.plugin).create(**refine.values()).weights():
                 needed.setdefault(name, ("generators", generator, "refine", i))
     for i, metric in enumerate(study.fidelity.metrics if study.fidelity else ()):
-        for name in FIDELITY[metric].needs_weights:
+        for name in fidelity_metric(metric).needs_weights:
             needed.setdefault(name, ("fidelity", "metrics", i))
     at_random = "random weights (encoder_weights: random)"
     return (

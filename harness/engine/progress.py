@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from harness.engine.estimate import in_words
-from harness.engine.plan import Stage
+from harness.engine.graph import Stage
 from harness.store.results import Result
 
 #: Seconds between two plain lines about one running stage.

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.engine.executors import Executor
-from harness.engine.plan import Plan, Stage
-from harness.home import home
+from harness.engine.executors.executor import Executor
+from harness.engine.graph import Plan, Stage
+from harness.engine.stages import kinds
+from harness.home import extensions_folder, home
 from harness.store.results import Result, Store
 
 #: Seconds between looks at stages that other processes work on, and between signs of life.
@@ -63,6 +64,7 @@ def targets(plan: Plan, only: Sequence[str] = ()) -> list[str]:
     keys += [pool.fidelity for pool in plan.pools if pool.fidelity]
     keys += [reference.key for reference in plan.references]
     keys += [pool.key for pool in plan.pools]
+    keys += [measurement.key for measurement in plan.measurements]
     return list(dict.fromkeys([*keys, *plan.datasets.values()]))
 
 
@@ -90,6 +92,9 @@ def specification(stage: Stage, plan: Plan, store: Store) -> dict[str, Any]:
         "amount": stage.amount,
         "store": str(store.root),
         "home": str(home()),
+        "extensions": str(extensions_folder()),
+        "large": kinds()[stage.kind].thing.large,
+        "devices": stage.devices,
         "device": "auto",
         "selections": [specification(select, plan, store) for select in waiting] if stage.kind == "fit" else [],
     }
@@ -155,7 +160,8 @@ class _Run:
                 reason = f"needs {self.plan.stages[broken].label!r}, which has no result"
                 self._fail(stage, {"status": "skipped", "reason": reason, "label": stage.label, "kind": stage.kind})
                 continue
-            if not all(k in self.done for k in inputs) or self.executor.free(stage.kind, stage.devices) <= 0:
+            large = kinds()[stage.kind].thing.large
+            if not all(k in self.done for k in inputs) or self.executor.free(large, stage.devices) <= 0:
                 continue
             if not self.store.claim(key):
                 self._look_elsewhere(stage)
@@ -186,9 +192,11 @@ class _Run:
                 failure = self.store.failure(key) or self._killed(stage, code)
                 self._fail(stage, failure)
             self.store.release(key)
-        for key, (done, total, unit) in self.executor.progress().items():
-            for listener in self.listeners:
-                listener.progressed(self.plan.stages[key], done, total, unit)
+        for key in self.running:
+            progress = self.store.progress(key)
+            if progress is not None:
+                for listener in self.listeners:
+                    listener.progressed(self.plan.stages[key], *progress)
         for key in self.waiting:
             told = self.store.failure(key)
             if told is not None and told.get("time", 0) > self.began and self.store.claimed_by(key) is None:
@@ -208,7 +216,7 @@ class _Run:
             if -code == signal.SIGKILL and _memory_kills() > self._memory_kills:
                 status, reason = "out-of-memory", f"{reason}, because the machine ran out of memory"
         else:
-            log = self.store.root / "specs" / f"{stage.key}.log"
+            log = self.store.log_path(stage.key)
             lines = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
             reason = f"its process ended with exit code {code} and no result{': ' + lines[-1] if lines else ''}"
         failure = {"label": stage.label, "kind": stage.kind, "status": status, "time": time.time(), "reason": reason}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +21,16 @@ if TYPE_CHECKING:
 
 #: Items made between two writes.
 _CHUNK = 64
-_SAMPLED_FROM = ("fit", "select", "sample")
+#: Kinds of stages that stand for a fitted generator.
+SAMPLED_FROM = ("fit", "select", "sample")
 
 
 def find_fitted(name: str, step: int | None = None, store: Store | None = None) -> FittedGenerator:
     """Return the generator that a name means.
 
     Args:
-        name: the start (at least 4 digits) of the store key of a ``fit``, ``select`` or ``sample`` stage; the label of
-            one; the id of an MLflow run of one; or the address of a model (``models:/...``, ``runs:/...``).
+        name: the start (at least 4 digits) of the store key of a ``fit``, ``select`` or ``sample`` stage, or the label
+            of one.
         step: of the checkpoint; by default the selected one when a selection is named, else the last.
         store: by default the one below ``HARNESS_HOME``.
 
@@ -38,30 +39,31 @@ def find_fitted(name: str, step: int | None = None, store: Store | None = None) 
         HarnessError: it is there but cannot be sampled from.
     """
     store = store or Store()
-    if re.match(r"[a-z][a-z0-9+.-]*:/", name):
-        return _from_model(name, step)
-    results = [result for result in store.results() if result.record["kind"] in _SAMPLED_FROM]
-    found = _matching(name, results)
+    found = fits_called(name, store)
     if len(found) > 1:
         shown = "; ".join(f"{r.key[:12]} ({r.record['label']}, {_when(r)})" for r in found[:8])
         raise DeclarationError(f"{len(found)} results are called {name!r}: {shown}. Name one by its key.")
     if found:
         return _from_result(store, found[0], step)
-    if re.fullmatch(r"[0-9a-f]{32}", name):
-        return _from_run(store, name, step)
-    labels = sorted({result.record["label"] for result in results})
+    labels = sorted({result.record["label"] for result in _sampled_from(store)})
     raise DeclarationError(
         f"No fitted generator is called {name!r}{nearest(name, labels)}; there are: {', '.join(labels[:12]) or 'none'}."
         " `harness generator fit` makes one."
     )
 
 
-def _matching(name: str, results: list[Result]) -> list[Result]:
+def fits_called(name: str, store: Store) -> list[Result]:
+    """Return the results that stand for a fitted generator and that a name means, as :func:`find_fitted` takes it."""
+    results = list(_sampled_from(store))
     if re.fullmatch(r"[0-9a-f]{4,64}", name):
         by_key = [result for result in results if result.key.startswith(name)]
         if by_key:
             return by_key
     return [result for result in results if result.record["label"] == name]
+
+
+def _sampled_from(store: Store) -> Iterator[Result]:
+    return (result for result in store.results() if result.record["kind"] in SAMPLED_FROM)
 
 
 def _when(result: Result) -> str:
@@ -79,7 +81,7 @@ def _from_result(store: Store, found: Result, step: int | None) -> FittedGenerat
             selection = found
         elif inputs.get("select"):
             selection = _needed(store, *inputs["select"][0])
-    return FittedGenerator.from_store(store, fit, selection, step, first=first)
+    return FittedGenerator.from_store(store, fit, selection, step, runtime=found.record["runtime"], first=first)
 
 
 def _needed(store: Store, kind: str, key: str) -> Result:
@@ -87,62 +89,6 @@ def _needed(store: Store, kind: str, key: str) -> Result:
     if result is None:
         raise HarnessError(f"The {kind} result {key[:12]} is no longer in the store; run its study again.")
     return result
-
-
-def _from_run(store: Store, run: str, step: int | None) -> FittedGenerator:
-    """Open what an MLflow run mirrors: from the store when it is there, else from the model that the run made."""
-    from harness.tracking.models import stage_of_run
-
-    kind, key, models = stage_of_run(run)
-    if kind not in _SAMPLED_FROM:
-        raise HarnessError(f"The MLflow run {run} mirrors a {kind} stage; take the run of a fit.")
-    found = store.find(kind, key)
-    if found is not None:
-        return _from_result(store, found, step)
-    if not models:
-        raise HarnessError(f"The {kind} result {key[:12]} is not in the store, and its MLflow run {run} has no model.")
-    return _from_model(models[0], step)
-
-
-def _from_model(address: str, step: int | None) -> FittedGenerator:
-    from harness.tracking.models import open_model
-
-    fitted = open_model(address)
-    if step is not None and step != fitted.checkpoint.step:
-        raise DeclarationError(
-            f"--checkpoint {step}: the model {address} holds only step {fitted.checkpoint.step}; name the fit's key."
-        )
-    return fitted
-
-
-def read_masks(folder: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Read the PNG masks of a folder, sorted by name.
-
-    Args:
-        folder: of masks of two values, 0 and any other.
-        size: height and width that they must have, pixels.
-
-    Returns:
-        uint8 (N, H, W) in {0, 1}.
-
-    Raises:
-        HarnessError: there are none, or one has another size.
-    """
-    from PIL import Image
-
-    files = sorted(folder.glob("*.png"))
-    if not files:
-        raise HarnessError(f"There are no PNG masks in {folder}.")
-    masks = []
-    for file in files:
-        with Image.open(file) as picture:
-            mask = np.asarray(picture.convert("L"))
-        if mask.shape != size:
-            raise HarnessError(
-                f"The mask {file} has {mask.shape[1]} x {mask.shape[0]} pixels; it must have {size[1]} x {size[0]}."
-            )
-        masks.append((mask > mask.max() / 2).astype(np.uint8))
-    return np.stack(masks)
 
 
 def write_samples(

@@ -7,7 +7,6 @@ the exit code is 0, or 1 when there is no result.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import platform
@@ -20,13 +19,13 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from harness.engine.stages import kinds, read
+from harness.engine.stages.running import RunningStage
 from harness.errors import HarnessError, LeakError, OutOfMemory
 from harness.home import threads
 from harness.learning.devices import choose_device
-from harness.store.results import Store, write_json
+from harness.store.results import Store
 
-#: Kinds that take up saved state; others start from an empty folder.
-RESUMABLE = ("fit", "select", "refine", "train")
 _LIBRARIES = ("torch", "numpy", "segmentation-models-pytorch", "kornia", "pillow", "timm")
 
 
@@ -96,7 +95,7 @@ def run_stage(spec: dict[str, Any], on_progress: Any = None) -> bool:
         with store.working_on(spec["key"]):
             if store.find(spec["kind"], spec["key"]) is not None:
                 return True
-            if spec["kind"] not in RESUMABLE:
+            if not kinds()[spec["kind"]].thing.resumable:
                 shutil.rmtree(folder, ignore_errors=True)
             _compute(spec, store, folder, on_progress)
     except Exception as error:
@@ -111,15 +110,13 @@ def run_stage(spec: dict[str, Any], on_progress: Any = None) -> bool:
 def _compute(spec: dict[str, Any], store: Store, folder: Path, on_progress: Any) -> None:
     import torch
 
-    from harness.engine.stages.running import RunningStage
     from harness.learning.work_folder import WorkFolder
 
     torch.set_num_threads(threads())
     device = choose_device(spec.get("device", "auto"))
     save_every = float(os.environ.get("HARNESS_SAVE_EVERY_S", "30"))
     context = WorkFolder(folder, device, int(spec["parts"]["seed"]), save_every_s=save_every, on_progress=on_progress)
-    module = importlib.import_module(f"harness.engine.stages.{spec['kind']}")
-    values = module.run(RunningStage(spec, store, context, device))
+    values = kinds()[spec["kind"]].thing.run(RunningStage(spec, store, context, device, read))
     context.flush()
     seconds = context.seconds()
     record = {name: spec[name] for name in ("kind", "label", "key", "key_without_code", "parts", "inputs", "runtime")}
@@ -139,16 +136,10 @@ def main(arguments: list[str] | None = None) -> int:
         print("usage: python -m harness.engine.worker SPEC.json", file=sys.stderr)
         return 2
     spec = json.loads(Path(arguments[0]).read_text())
-    os.environ.setdefault("HARNESS_HOME", spec["home"])
-    progress_file = Path(spec["store"]) / "progress" / f"{spec['key']}.json"
-
-    def report(done: int, total: int, unit: str) -> None:
-        write_json(progress_file, {"done": done, "total": total, "unit": unit, "time": time.time()})
-
-    try:
+    # Data, weights and extensions are those of whoever made the plan, whatever the folder this process was started in.
+    os.environ |= {"HARNESS_HOME": spec["home"], "HARNESS_EXTENSIONS": spec["extensions"]}
+    with Store(Path(spec["store"])).showing_progress(spec["key"]) as report:
         return 0 if run_stage(spec, report) else 1
-    finally:
-        progress_file.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,10 @@ Here is the contract with its data and errors; the modules beside it are what pl
 ``plugins``, ``metrics``, ``weights`` and ``data``.
 """
 
-from harness.data.pairs import PairSet
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from harness.errors import DataError, HarnessError, OutOfMemory, PluginError, WeightsError, nearest
 from harness.plugins.contract import (
     Card,
@@ -18,6 +21,9 @@ from harness.plugins.contract import (
     SampleContext,
     Segmenter,
 )
+
+if TYPE_CHECKING:
+    from harness.data.pairs import PairSet
 
 __all__ = [
     "Card",
@@ -38,3 +44,12 @@ __all__ = [
     "WeightsError",
     "nearest",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import ``PairSet`` when it is asked for: it needs numpy, and a study is checked without."""
+    if name != "PairSet":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from harness.data.pairs import PairSet
+
+    return PairSet

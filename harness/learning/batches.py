@@ -19,6 +19,11 @@ def steps_for_epochs(images: int, batch_size: int, epochs: int) -> int:
     return epochs * math.ceil(images / batch_size)
 
 
+def initialisation_seed(seed: int) -> int:
+    """Return the seed of torch's generators while the network of a run seeded with ``seed`` is built."""
+    return _derive(seed, _INITIALISATION)
+
+
 def step_seed(seed: int, step: int) -> int:
     """Return the seed of torch's generators during step ``step`` (from 0) of a run seeded with ``seed``."""
     return _derive(seed, _STEP, step)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def available_cores() -> int:
@@ -16,11 +19,11 @@ def visible_accelerators() -> list[str]:
     """Return the names of the accelerators this process may use, without touching them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
-        return [name for name in named.split(",") if name.strip() not in ("", "-1")]
+        return [name for one in named.split(",") if (name := one.strip()) not in ("", "-1")]
     return [str(i) for i in range(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))]
 
 
-def choose_device(wanted: str) -> Any:
+def choose_device(wanted: str) -> torch.device:
     """Return a torch device: ``auto`` is the first accelerator, else the CPU; TF32 is allowed where there is one."""
     import torch
 

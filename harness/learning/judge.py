@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.errors import DataError
+from harness.learning.predict import predict
 
 if TYPE_CHECKING:
     import torch
@@ -18,10 +21,37 @@ if TYPE_CHECKING:
     from harness.learning.work_folder import ProgressCallback
     from harness.plugins.contract import Segmenter
 
-from harness.metrics.fidelity.agreement import TrainedSegmenter
-
 #: Shares of the real pairs that choose the checkpoint, and that show how far agreement can go.
 _SELECT, _CEILING = 0.1, 0.2
+
+
+@dataclass(frozen=True)
+class TrainedSegmenter:
+    """A segmenter that has learned from real pairs, to call.
+
+    Attributes:
+        label: as in tables, such as ``unet``.
+        predict: maps images uint8 (N, H, W, 3) to masks uint8 (N, H, W) in {0, 1}, each from its image alone.
+    """
+
+    label: str
+    predict: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Predict masks."""
+        return self.predict(images)
+
+    @classmethod
+    def load(cls, segmenter: Segmenter, weights: Path, device: torch.device, label: str = "") -> TrainedSegmenter:
+        """Take a segmenter as it is evaluated (:func:`harness.learning.predict.predict`).
+
+        Args:
+            segmenter: the plugin, with the parameters that it was trained with.
+            weights: the safetensors file that training left; read at each prediction.
+            device: where to predict.
+            label: its own when left out.
+        """
+        return cls(label or segmenter.label, lambda images: predict(segmenter, weights, images, device))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,9 @@
-"""Telling that memory ran out from every other error."""
+"""Tells errors that mean that memory ran out from all others."""
 
 from __future__ import annotations
+
+#: It decides what an error says.
+CHANGES_NO_RESULT = True
 
 
 def is_out_of_memory(error: BaseException) -> bool:

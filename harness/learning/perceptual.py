@@ -2,11 +2,16 @@
 
 The distance is LPIPS (Zhang, Isola, Efros, Shechtman and Wang 2018, arXiv 1801.03924) when its weights are on this
 machine. Otherwise it is the same formula with other weights, under another name and with a sentence for reports.
+
+torchmetrics computes the same LPIPS, and its package holds the learned weights that are used here. Its own function
+downloads the network, takes all five blocks, and computes the features of both sides at each call; generators train
+with weights of ``harness weights``, with fewer blocks, and with features of real images that are computed once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -291,7 +296,11 @@ def perceptual_network(
 
 
 def _lpips_heads() -> list[Tensor]:
-    state = read_state_dict(required("lpips-vgg16-heads", "take the perceptual network vgg16-edges").path)
+    """Return how LPIPS-VGG16 weighs the channels of each block; torchmetrics' package is looked at, not imported."""
+    package = find_spec("torchmetrics")
+    assert package is not None
+    assert package.origin is not None
+    state = read_state_dict(Path(package.origin).parent / "functional" / "image" / "lpips_models" / "vgg.pth")
     return [state[f"lin{block}.model.1.weight"] for block in range(5)]
 
 

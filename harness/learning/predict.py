@@ -1,8 +1,7 @@
-"""What a trained segmenter predicts on images, how it scores, and pictures of both."""
+"""The masks that a trained segmenter predicts on images."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,45 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import OutOfMemory, WeightsError
-from harness.metrics.segmentation.scores import confusion, per_image_scores, segmentation_scores
+from harness.learning.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
     from pytorch_lightning import LightningModule
 
-    from harness.data.pairs import PairSet
     from harness.plugins.contract import Segmenter
-
-from harness.learning.memory import is_out_of_memory
-
-#: A pixel is polyp when its probability is above this, as in both papers.
-THRESHOLD = 0.5
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A segmenter scored on N images.
-
-    Attributes:
-        predictions: uint8 (N, H, W) in {0, 1}.
-        counts: int64 (N, 4): tp, fp, fn, tn.
-        scores: metric -> reduction -> number (:func:`harness.metrics.segmentation.scores.segmentation_scores`).
-        per_image: metric -> float64 (N,).
-        zero_division: what undefined scores count as.
-    """
-
-    predictions: NDArray[np.uint8]
-    counts: NDArray[np.int64]
-    scores: dict[str, dict[str, float]]
-    per_image: dict[str, NDArray[np.float64]]
-    zero_division: float
 
 
 def load_module(segmenter: Segmenter, weights: Path, device: torch.device) -> LightningModule:
     """Build a segmenter's module with trained weights, ready to predict (evaluation mode, no gradients).
-
-    A segmenter whose ``module`` loads pretrained weights may offer ``bare_module()``, which does not; it is used
-    when it is there.
 
     Args:
         segmenter: the plugin, with the parameters that it was trained with.
@@ -87,7 +58,7 @@ def predict_masks(
         batch_size: images at once.
 
     Returns:
-        uint8 (N, H, W) in {0, 1}; 1 where the probability is above 0.5.
+        uint8 (N, H, W) in {0, 1}; 1 where the probability is above 0.5, as in both papers.
 
     Raises:
         OutOfMemory: the device had too little memory for a batch.
@@ -127,41 +98,3 @@ def predict(
 ) -> NDArray[np.uint8]:
     """Load trained weights and predict masks: :func:`load_module`, then :func:`predict_masks`."""
     return predict_masks(load_module(segmenter, weights, device), images, device, batch_size)
-
-
-def score(predictions: NDArray[np.uint8], truth: NDArray[np.uint8], zero_division: float = 1.0) -> Evaluation:
-    """Score predicted masks against the truth, both uint8 (N, H, W) in {0, 1}."""
-    counts = confusion(predictions, truth)
-    return Evaluation(
-        predictions,
-        counts,
-        segmentation_scores(counts, zero_division),
-        per_image_scores(counts, zero_division),
-        zero_division,
-    )
-
-
-def evaluate(
-    segmenter: Segmenter,
-    weights: Path,
-    pairs: PairSet,
-    device: torch.device,
-    *,
-    zero_division: float = 1.0,
-    batch_size: int = 32,
-) -> Evaluation:
-    """Score a trained segmenter on pairs.
-
-    Args:
-        segmenter: the plugin, with the parameters that it was trained with.
-        weights: the safetensors file that training left.
-        pairs: what to score it on.
-        device: where to compute.
-        zero_division: what undefined scores count as (:mod:`harness.metrics.segmentation.scores`).
-        batch_size: images at once; changes no result.
-
-    Raises:
-        WeightsError: the weights are missing or of another network.
-        OutOfMemory: the device had too little memory for a batch.
-    """
-    return score(predict(segmenter, weights, pairs.images, device, batch_size), pairs.masks, zero_division)

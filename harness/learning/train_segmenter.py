@@ -1,4 +1,4 @@
-"""The engine's training loop for segmenters: a data stream that is a function of (seed, step), selection, and resume.
+"""The training loop of segmenters: a data stream that is a function of (seed, step), selection, and resume.
 
 Every step is reproducible on its own: the batch of step *t* depends on the seed and *t* only
 (:func:`batch_positions`), and torch's global generators are seeded from the same two before it. So a run that was
@@ -7,11 +7,6 @@ killed and resumed is equal, bit for bit on a CPU, to one that was not.
 
 from __future__ import annotations
 
-import logging
-import signal
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import HarnessError, OutOfMemory
+from harness.learning.batches import batch_positions, initialisation_seed, step_seed, validation_steps
 from harness.learning.memory import is_out_of_memory
+from harness.learning.optimisation import Optimisation
+from harness.learning.precision import fabric_on
 from harness.learning.predict import predict_masks
-from harness.metrics.segmentation.scores import confusion, per_image_scores
+from harness.metrics.segmentation.confusion import confusion, intersection_over_union
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule
@@ -30,8 +28,6 @@ if TYPE_CHECKING:
 
     from harness.data.pairs import PairSet
     from harness.plugins.contract import FitContext, Segmenter
-
-from harness.learning.batches import _INITIALISATION, _derive, batch_positions, step_seed, validation_steps
 
 #: File in the checkpoint's folder that holds the weights.
 WEIGHTS_FILE = "weights.safetensors"
@@ -99,6 +95,7 @@ def train_segmenter(
 
     Raises:
         HarnessError: the loss is not a number, or there is nothing to train on.
+        PluginError: the module asks for what this loop does not do.
         OutOfMemory: the device had too little memory; names the batch.
     """
     if steps < 1 or len(order) == 0:
@@ -108,23 +105,19 @@ def train_segmenter(
         )
     import torch
 
-    torch.manual_seed(_derive(context.seed, _INITIALISATION))
+    torch.manual_seed(initialisation_seed(context.seed))
     module = segmenter.module(steps)
     run = _Run(segmenter, training, order, selection, steps, set(validation_steps(steps, validations)), context, module)
-    state = context.restore_state()
-    if state is not None:
-        run.restore(state)
-    if run.step < steps:
-        try:
-            _fit(run)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            height, width = training.size
-            raise OutOfMemory(
-                f"Too little memory on {context.device} for a batch of {segmenter.batch_size} images of "
-                f"{width}x{height} pixels with {segmenter.label}; use a smaller batch_size, encoder or image size."
-            ) from error
+    try:
+        run.train()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        height, width = training.size
+        raise OutOfMemory(
+            f"Too little memory on {context.device} for a batch of {segmenter.batch_size} images of "
+            f"{width}x{height} pixels with {segmenter.label}; use a smaller batch_size, encoder or image size."
+        ) from error
     return run.outcome()
 
 
@@ -146,28 +139,46 @@ class _Run:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     pending_losses: list[Tensor] = field(default_factory=list)
     curve: list[tuple[int, str, float]] = field(default_factory=list)
-    saved_optimiser: dict[str, Any] | None = None
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches from the current step on, as :meth:`Segmenter.module` describes them, on the device."""
+    def train(self) -> None:
+        """Take the steps that are left."""
         import torch
 
-        device, size = self.context.device, self.segmenter.batch_size
-        for step in range(self.step, self.steps):
-            where = batch_positions(self.order, size, self.context.seed, step)
-            images = torch.from_numpy(self.training.images[where]).to(device).permute(0, 3, 1, 2).float().div_(255)
-            masks = torch.from_numpy(self.training.masks[where]).to(device)[:, None].float()
-            yield images, masks
+        device = self.context.device
+        self.module.to(device).train()
+        self.trainer = _Trainer(self)
+        self.module.trainer = self.module.fabric = self.trainer  # type: ignore[assignment]
+        self.optimisation = Optimisation(self.module, self.segmenter.batch_size, len(self.order))
+        state = self.context.restore_state()
+        if state is not None:
+            self.restore(state)
+        # On CPUs in float32, whatever instructions they have, so that all of them compute alike.
+        fabric = fabric_on(device, "auto" if device.type == "cuda" else "float32")
 
-    def finish_step(self, loss: Tensor, optimiser_state: Any) -> None:
-        """Take note of a step that is done: log, validate, save, report progress.
+        def compute_loss() -> Any:
+            with fabric.autocast():
+                return self.module.training_step(batch, self.step)
 
-        Args:
-            loss: of the step, a scalar.
-            optimiser_state: a function that returns the optimiser's and the schedulers' state.
-        """
+        while self.step < self.steps:
+            batch = self._batch()
+            torch.manual_seed(step_seed(self.context.seed, self.step))
+            self._finish_step(self.optimisation.update(self.step, compute_loss))
+        self.module.trainer = self.module.fabric = None
+
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        """Return the batch of the current step, as :meth:`Segmenter.module` describes it, on the device."""
+        import torch
+
+        device = self.context.device
+        where = batch_positions(self.order, self.segmenter.batch_size, self.context.seed, self.step)
+        images = torch.from_numpy(self.training.images[where]).to(device).permute(0, 3, 1, 2).float().div_(255)
+        masks = torch.from_numpy(self.training.masks[where]).to(device)[:, None].float()
+        return images, masks
+
+    def _finish_step(self, loss: Tensor) -> None:
+        """Take note of a step that is done and of its loss, a scalar: log, validate, save, report progress."""
         self.step += 1
-        self.pending_losses.append(loss.detach())
+        self.pending_losses.append(loss)
         if self.step % LOG_EVERY == 0 or self.step == self.steps:
             self._record("loss", float(self._losses().mean()))
             self.pending_losses.clear()
@@ -175,7 +186,7 @@ class _Run:
             self._losses()
             self._validate()
         if self.context.should_save() and self.step < self.steps:
-            self.context.save_state(self.state(optimiser_state()))
+            self.context.save_state(self.state())
         self.context.progress(self.step, self.steps)
 
     def _losses(self) -> Tensor:
@@ -203,7 +214,7 @@ class _Run:
                 self._keep()
             return
         masks = predict_masks(self.module, self.selection.images, self.context.device)
-        score = float(per_image_scores(confusion(masks, self.selection.masks))["iou"].mean())
+        score = float(intersection_over_union(confusion(masks, self.selection.masks), empty=1.0).mean())
         self._record("selection-iou", score)
         if self.best_score is None or score > self.best_score:
             self.best_score = score
@@ -218,12 +229,12 @@ class _Run:
         self.curve.append((self.step, name, value))
         self.context.log(self.step, **{name: value})
 
-    def state(self, optimiser_state: dict[str, Any]) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """Return everything a resumed run needs: tensors, numbers, strings, lists and dicts of them."""
         return {
             "step": self.step,
             "module": self.module.state_dict(),
-            "optimiser": optimiser_state,
+            "optimisation": self.optimisation.state(),
             "best_step": self.best_step,
             "best_score": self.best_score,
             "best_weights": self.best_weights,
@@ -232,10 +243,10 @@ class _Run:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take a run up where :meth:`state` left it; the optimiser's part waits for Lightning to make the optimiser."""
+        """Take a run up where :meth:`state` left it."""
         self.module.load_state_dict(state["module"])
+        self.optimisation.restore(state["optimisation"])
         self.step = state["step"]
-        self.saved_optimiser = state["optimiser"]
         self.best_step, self.best_score = state["best_step"], state["best_score"]
         self.best_weights = state["best_weights"]
         self.pending_losses = list(state["pending_losses"].to(self.context.device))
@@ -252,101 +263,22 @@ class _Run:
         return TrainOutcome(path, self.best_step, self.best_score, self.steps, shown, curve)
 
 
-def _fit(run: _Run) -> None:
-    """Let Lightning do the steps that are left."""
-    import pytorch_lightning as lightning
-    import torch
+class _Trainer:
+    """What a module may ask of Lightning's Trainer while it trains. What it logs by itself goes nowhere."""
 
-    class Hooks(lightning.Callback):
-        """Ties Lightning's loop to the run."""
-
-        def on_train_start(self, trainer: lightning.Trainer, pl_module: LightningModule) -> None:
-            if run.saved_optimiser is not None:
-                _restore_optimisers(trainer, run.saved_optimiser, run.step)
-
-        def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
-            torch.manual_seed(step_seed(run.context.seed, run.step))
-
-        def on_train_batch_end(
-            self, trainer: lightning.Trainer, pl_module: LightningModule, outputs: Any, *_: Any
-        ) -> None:
-            run.finish_step(outputs["loss"], lambda: _optimiser_state(trainer))
-
-    cuda = run.context.device.type == "cuda"
-    with _quiet(), _interruptible():
-        if cuda:
-            torch.set_float32_matmul_precision("high")
-        trainer = lightning.Trainer(
-            accelerator="gpu" if cuda else run.context.device.type,
-            devices=[run.context.device.index or 0] if cuda else 1,
-            precision="bf16-mixed" if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true",
-            max_steps=run.steps,
-            # The whole run is one pass over its stream, so that the end of the stream ends it too.
-            max_epochs=1,
-            limit_val_batches=0,
-            num_sanity_val_steps=0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[Hooks()],
-        )
-        trainer.fit(run.module.train(), train_dataloaders=_Stream(run))
-
-
-class _Stream:
-    """An iterable of batches for Lightning, without workers: it starts wherever the run is."""
+    logger = None
+    loggers = ()
 
     def __init__(self, run: _Run) -> None:
-        self.run = run
+        self._run = run
+        self.max_steps = self.estimated_stepping_batches = run.steps
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.run.batches()
+    @property
+    def global_step(self) -> int:
+        return self._run.step
 
+    @property
+    def current_epoch(self) -> int:
+        return self._run.step * self._run.segmenter.batch_size // len(self._run.order)
 
-def _optimiser_state(trainer: Any) -> dict[str, Any]:
-    return {
-        "optimisers": [optimiser.state_dict() for optimiser in trainer.optimizers],
-        "schedulers": [entry.scheduler.state_dict() for entry in trainer.lr_scheduler_configs],
-    }
-
-
-def _restore_optimisers(trainer: Any, state: dict[str, Any], step: int) -> None:
-    for optimiser, saved in zip(trainer.optimizers, state["optimisers"], strict=True):
-        optimiser.load_state_dict(saved)
-    for entry, saved in zip(trainer.lr_scheduler_configs, state["schedulers"], strict=True):
-        entry.scheduler.load_state_dict(saved)
-    # Lightning counts steps itself, and modules may read that count as global_step.
-    progress = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step
-    progress.total.ready = progress.total.completed = step
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Lightning's tips and warnings: the loop is ours, and they ask for what it already does otherwise."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"(pytorch_)?lightning.*")
-        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, before, strict=True):
-                logger.setLevel(level)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C be a KeyboardInterrupt: Lightning turns it into an exit, and leaves the signal ignored."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as end:
-        if isinstance(end.__context__, KeyboardInterrupt):
-            if signal.getsignal(signal.SIGINT) is not handler:
-                signal.signal(signal.SIGINT, handler)
-            raise KeyboardInterrupt from end
-        raise
+    def log_dict(self, metrics: Any) -> None: ...

@@ -1,8 +1,7 @@
-"""What a generator, a refiner and a segmenter are, and how the harness finds them.
+"""What a generator, a refiner and a segmenter are.
 
-A plugin is one class in one file. Its constructor takes one validated ``Parameters`` object, so that a study's errors
-can
-name the parameter; listing plugins imports none of them.
+A plugin is one class. Its constructor takes one validated ``Parameters`` object, so that a study's errors can name the
+parameter; listing plugins imports none of them.
 """
 
 from __future__ import annotations
@@ -58,11 +57,12 @@ class Card:
     """What a generator needs, what it makes and roughly what it costs, known before a device is touched.
 
     Attributes:
-        needs: ``pairs``, ``masks`` only (both for people), or ``image``: one model a pair, and each item made from one
-            real pair. A fit is given all its pairs, whatever it needs. With ``image``, a seed names the pair too: the
-            one at ``seed % n`` of the ``n`` in ``context.pairs``, which is the item's only source. The engine deals the
-            seeds so that the pairs take turns, and one fit serves pools on fewer of its pairs.
+        needs: ``pairs``, or ``masks`` only; for people, since a fit is given all its pairs, whatever it needs.
         makes: ``pairs``, ``masks``, or ``images`` (for given masks).
+        one_model_a_pair: whether a fit trains a model of its own for each pair, and each item is made from one real
+            pair. A seed then names that pair: the one at ``seed % n`` of the ``n`` in ``context.pairs``, which is the
+            item's only source. The engine deals the seeds so that the pairs take turns, and one fit serves pools on
+            fewer of its pairs.
         weights: names in ``harness weights`` that it cannot work without.
         licence: of those weights, when it binds the user.
         sizes: image sides in pixels it can make; empty when any.
@@ -71,8 +71,9 @@ class Card:
         cost: one phrase for people, such as ``minutes on a CPU at 64 px``.
     """
 
-    needs: Literal["pairs", "masks", "image"] = "pairs"
+    needs: Literal["pairs", "masks"] = "pairs"
     makes: Literal["pairs", "masks", "images"] = "pairs"
+    one_model_a_pair: bool = False
     weights: tuple[str, ...] = ()
     licence: str = ""
     sizes: tuple[int, ...] = ()
@@ -116,8 +117,7 @@ class FitContext(Protocol):
     """What the engine gives a fit: where to compute, what to report to, and its saved state.
 
     Everything a fit draws at random comes from ``seed``. A fit saves its state when ``should_save()`` says so and
-    starts by asking
-    ``restore_state()``; interrupted and resumed it must end at the same result as uninterrupted.
+    starts by asking ``restore_state()``; interrupted and resumed it must end at the same result as uninterrupted.
     """
 
     device: torch.device
@@ -164,7 +164,7 @@ class SampleContext:
 
     Attributes:
         device: where to compute.
-        pairs: the real pairs the generator was fitted on. Of one model a pair (``Card.needs``), those to sample from,
+        pairs: the real pairs the generator was fitted on. Of one model a pair, those to sample from,
             which all have a model in the checkpoint: as many as the fit had, or fewer.
         batch_size: how many to make at once; must not change any image.
     """
@@ -255,7 +255,7 @@ class Generator(Plugin):
             checkpoint: that is sampled.
             pairs: as in ``SampleContext``.
         """
-        return len(pairs) if self.card.needs == "image" else 1
+        return len(pairs) if self.card.one_model_a_pair else 1
 
     @abstractmethod
     def fit(self, pairs: PairSet, context: FitContext) -> Iterator[Checkpoint]:
@@ -275,7 +275,7 @@ class Generator(Plugin):
         """Make one image or mask for each seed.
 
         Pure: item *i* depends on the checkpoint, ``seeds[i]`` and ``masks[i]`` only, not on the others or the batch
-            size.
+        size.
 
         Args:
             checkpoint: one that ``fit`` yielded.
@@ -297,8 +297,7 @@ class Refiner(Plugin):
         Args:
             synthetic: N pairs.
             sources: N real pairs; ``sources[i]`` is the one that ``synthetic[i]`` was made from (when it was made
-                from many, one of
-                them, drawn by ``seeds[i]``). They become part of the lineage.
+                from many, one of them, drawn by ``seeds[i]``). They become part of the lineage.
             seeds: int64 (N,).
             context: device and the real pairs of the fit.
         """
@@ -326,8 +325,9 @@ class Segmenter(Plugin):
         """Build an untrained module, initialised from the global torch seed, that will train for ``steps`` steps.
 
         ``forward`` maps float32 (N, 3, H, W) in [0, 1] to logits (N, 1, H, W). ``training_step`` takes a batch
-        ``(images, masks)`` of float32
-        (N, 3, H, W) in [0, 1] and float32 (N, 1, H, W) in {0, 1}, augments it, and returns the loss.
+        ``(images, masks)`` of float32 (N, 3, H, W) in [0, 1] and float32 (N, 1, H, W) in {0, 1} and the number of the
+        step from 0, augments the batch, and returns the loss. ``configure_optimizers`` returns one optimiser, alone or
+        with schedules, as Lightning takes them (:class:`harness.learning.optimisation.Optimisation`).
         """
 
     def bare_module(self) -> LightningModule:

@@ -1,6 +1,6 @@
 """How the harness finds plugins: built-ins by file name, installed packages by entry point, files by path.
 
-Listing plugins imports none of them.
+Listing those imports none of them. What an extension defines has the name that it gives itself.
 """
 
 from __future__ import annotations
@@ -8,14 +8,15 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import inspect
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from harness.errors import PluginError, nearest
 from harness.plugins.contract import KINDS, Generator, Kind, Plugin, Refiner, Segmenter
+from harness.plugins.discovery import discover, extension_files, installed, origin_of, remembered
 from harness.plugins.import_file import import_file
 
 
@@ -26,8 +27,8 @@ class PluginEntry:
     Attributes:
         kind: ``generators``, ``refiners`` or ``segmenters``.
         name: what a study calls it.
-        target: ``module:Class``, or ``module`` when the class is the only plugin in it.
-        origin: ``built-in``, or the distribution that brings it.
+        target: ``module:Class``, or ``path/to/file.py:Class``.
+        origin: ``built-in``, the extension's file, or the distribution that brings it.
         summary: the first line of its docstring, when that is known without importing.
     """
 
@@ -38,7 +39,8 @@ class PluginEntry:
     summary: str
 
 
-_BASES: dict[Kind, type[Plugin]] = {"generators": Generator, "refiners": Refiner, "segmenters": Segmenter}
+#: What a plugin of each kind derives from.
+BASES: dict[Kind, type[Plugin]] = {"generators": Generator, "refiners": Refiner, "segmenters": Segmenter}
 
 
 def _read_built_in(path: Path, package: str) -> PluginEntry | None:
@@ -47,7 +49,7 @@ def _read_built_in(path: Path, package: str) -> PluginEntry | None:
         if not isinstance(node, ast.ClassDef):
             continue
         bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
-        kind = next((k for k, base in _BASES.items() if base.__name__ in bases), None)
+        kind = next((k for k, base in BASES.items() if base.__name__ in bases), None)
         if kind is None:
             continue
         summary = (ast.get_docstring(node) or "").partition("\n")[0]
@@ -56,13 +58,28 @@ def _read_built_in(path: Path, package: str) -> PluginEntry | None:
     return None
 
 
-@cache
 def registry() -> dict[tuple[Kind, str], PluginEntry]:
-    """Return every plugin by kind and name: built-ins by file name, then installed packages by entry point.
+    """Return every plugin by kind and name: built-ins by file name, installed packages by entry point, extensions.
 
     Raises:
-        PluginError: two plugins of one kind have the same name.
+        PluginError: two plugins of one kind have the same name, or an extension cannot be imported.
     """
+    return _with_extensions(extension_files())
+
+
+@remembered
+def _with_extensions(_: tuple[Path, ...]) -> dict[tuple[Kind, str], PluginEntry]:
+    """Return every plugin; what is given are the files that the answer holds for."""
+    found = dict(_without_extensions())
+    for kind, base in BASES.items():
+        for one in discover(base, []).values():
+            summary = (inspect.getdoc(one.thing) or "").partition("\n")[0]
+            _add(found, PluginEntry(kind, one.name, one.target, one.origin, summary))
+    return found
+
+
+@cache
+def _without_extensions() -> dict[tuple[Kind, str], PluginEntry]:
     found: dict[tuple[Kind, str], PluginEntry] = {}
     for package in ("generators", "segmenters"):
         specification = importlib.util.find_spec(package)
@@ -73,16 +90,18 @@ def registry() -> dict[tuple[Kind, str], PluginEntry]:
                 if entry:
                     found[entry.kind, entry.name] = entry
     for kind in KINDS:
-        for point in entry_points(group=f"harness.{kind}"):
-            origin = point.dist.name if point.dist else "an installed package"
-            known = found.get((kind, point.name))
-            if known and known.target != point.value:
-                raise PluginError(
-                    f"Two {kind} are called {point.name!r}: {known.target} ({known.origin}), {point.value} ({origin}); "
-                    "uninstall one or rename its entry point."
-                )
-            found[kind, point.name] = PluginEntry(kind, point.name, point.value, origin, "")
+        for point in installed(f"harness.{kind}"):
+            _add(found, PluginEntry(kind, point.name, point.value, origin_of(point), ""))
     return found
+
+
+def _add(found: dict[tuple[Kind, str], PluginEntry], entry: PluginEntry) -> None:
+    known = found.setdefault((entry.kind, entry.name), entry)
+    if known.target != entry.target:
+        raise PluginError(
+            f"Two {entry.kind} are called {entry.name!r}: {known.target} ({known.origin}), {entry.target} "
+            f"({entry.origin}); rename one or take it away."
+        )
 
 
 def _import_target(target: str) -> type[Plugin]:
@@ -123,9 +142,9 @@ def load_plugin(kind: Kind, name: str) -> type[Any]:
         offered = sorted(n for k, n in registry() if k == kind)
         raise PluginError(f"There is no {kind[:-1]} {name!r}{nearest(name, offered)}; there are: {', '.join(offered)}.")
     found = _import_target(entry.target if entry else name)
-    if not issubclass(found, _BASES[kind]):
+    if not issubclass(found, BASES[kind]):
         raise PluginError(
-            f"{name!r} is not a {kind[:-1]}: its class {found.__name__} must derive from {_BASES[kind].__name__}."
+            f"{name!r} is not a {kind[:-1]}: its class {found.__name__} must derive from {BASES[kind].__name__}."
         )
     if not getattr(found, "name", ""):
         raise PluginError(

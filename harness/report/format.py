@@ -1,61 +1,21 @@
-"""How metrics, verdicts and tables are called in print; imports nothing heavy."""
+"""How metrics and numbers look in print; imports nothing heavy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-#: Tables and figures that a study may ask for by name.
-TABLES = ("scores", "comparison", "fidelity", "fidelity-masks", "memorisation", "selection", "published")
-FIGURES = (
-    "ratio", "score-by-real", "comparison", "samples", "generators", "sources", "refinement", "predictions",
-    "selection", "checkpoints", "fidelity-by-real", "masks", "variations", "mask-areas", "mask-areas-by-real",
-    "mask-diversity", "closest", "closest-masks",
-)  # fmt: skip
-
-METRICS = {
-    "iou": "IoU",
-    "f1": "F1",
-    "accuracy": "Accuracy",
-    "precision": "Precision",
-    "recall": "Recall",
-    "dice-loss": "Dice loss",
-    "fid": "FID",
-    "fid-corrected": "Corrected FID",
-    "kid": "KID",
-    "sifid": "SIFID",
-    "frechet-distance": "Fréchet distance",
-    "thumbnail-distance": "Thumbnail distance",
-    "sim": "SIM",
-    "density": "Density",
-    "coverage": "Coverage",
-    "prdc": "Coverage",
-    "mask-area": "Mask area distance",
-    "memorisation": "Memorisation",
-    "agreement": "Agreement",
-    "agreement-chance": "Agreement by chance",
-}
-
-#: Decimals in print of what was measured of generators; the others have 4.
-DIGITS = {
-    "fid": 2, "fid-corrected": 2, "frechet-distance": 2, "thumbnail-distance": 3, "precision": 3, "recall": 3,
-    "density": 3, "coverage": 3, "agreement": 3, "agreement-chance": 3,
-}  # fmt: skip
-
-#: What each reduction does, for captions.
-REDUCTIONS = {
-    "micro": "pixel counts summed over all images",
-    "micro-imagewise": "computed per image, then averaged",
-}
+from harness.metrics.segmentation.scores import REDUCTIONS as REDUCTIONS
+from harness.metrics.spec import quantity_called
 
 
 def metric_name(metric: str) -> str:
-    """Return a metric's printed name."""
-    return METRICS.get(metric, metric)
+    """Return the printed name of a metric, or of what belongs beside one."""
+    return quantity_called(metric).label
 
 
 def digits_of(metric: str) -> int:
     """Return how many decimals of a generator's measurement are printed."""
-    return DIGITS.get(metric, 4)
+    return quantity_called(metric).digits
 
 
 def metric_with_reduction(metric: str, reduction: str) -> str:

@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.report.format import REDUCTIONS, metric_name
+from harness.report.papers.tables import differences_from_paper
 from harness.report.tables.fidelity import describe_copies
 from harness.report.wording import (
     answer,
     completeness,
     count,
     describe,
-    differences_from_paper,
     generator_setting,
     setting,
 )
 from harness.stats.study import RULES
 
 if TYPE_CHECKING:
+    from harness.report.findings import Findings
     from harness.report.tables.table import Table
     from harness.results.schema import StudyResults
     from harness.stats import Effect, Score
@@ -62,7 +63,12 @@ def _alarms(results: StudyResults, listed: list[Score]) -> list[str]:
 def _facts(results: StudyResults) -> list[tuple[str, str]]:
     """Return the facts as a list for reading, in a fixed order, each as a line of text."""
     facts: dict[str, Any] = {"study": results.name, "profile": results.profile or "as declared", **results.facts}
-    names = {"split_digest": "split digest", "zero_division": "zero division", "sample_sets": "sample sets"}
+    names = {
+        "split_digest": "split digest",
+        "zero_division": "zero division",
+        "sample_sets": "sample sets",
+        "size_limits": "polyp sizes up to",
+    }
     return [(names.get(k, k), _line(v)) for k, v in facts.items() if v not in (None, "", [], {})]
 
 
@@ -97,7 +103,7 @@ def _methods(results: StudyResults, listed: list[Score], effects: list[Effect]) 
     )
     if effects:
         text += (
-            "Arms are compared with their control arm, paired by image and seed, by a permutation test that swaps the "
+            "Arms are compared with their baseline, paired by image and seed, by a permutation test that swaps the "
             "arms within groups and carries the error between training runs; p values are corrected by Holm's method "
             f"over {count(tested, 'comparison')}. No number is the best of several runs."
         )
@@ -111,24 +117,17 @@ def _measurements(results: StudyResults) -> tuple[int, int]:
     return done["stage"].nunique(), rows["stage"].nunique()
 
 
-def pages(
-    results: StudyResults,
-    tables: list[Table],
-    figures: list[FigureFile],
-    listed: list[Score],
-    effects: list[Effect],
-) -> dict[str, str]:
+def pages(findings: Findings, tables: list[Table], figures: list[FigureFile]) -> dict[str, str]:
     """Return the text of ``report.md`` and ``report.html``.
 
     Args:
-        results: the study's results.
+        findings: what was found.
         tables: in the order in which they stand.
-        figures: already drawn.
-        listed: scores of the primary metric.
-        effects: comparisons.
+        figures: already drawn, in the order in which they stand.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    results, effects = findings.results, findings.effects
     profile = f", profile {results.profile}" if results.profile else ""
     protocol = f", protocol {results.facts['protocol']}" if results.facts.get("protocol") else ""
     cells = f"; {completeness(results)} cells" if results.segmenters else ""
@@ -136,12 +135,12 @@ def pages(
         "title": results.title or results.name,
         "subtitle": f"Study {results.name}{profile}{protocol}{cells}.",
         "answer": answer(results, effects),
-        "alarms": _alarms(results, listed),
+        "alarms": _alarms(results, findings.primary),
         "sentences": [describe(e) for e in effects],
         "rules": RULES,
         "tables": tables,
         "figures": figures,
-        "methods": _methods(results, listed, effects),
+        "methods": _methods(results, findings.primary, effects),
         "facts": _facts(results),
         "difference": differences_from_paper(results) if results.published else "",
         "notes": results.notes,

@@ -4,35 +4,21 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from harness.errors import HarnessError
-from harness.report.figures import conditioning as mask_to_image_figures
-from harness.report.figures import fidelity as fidelity_figures
-from harness.report.figures import image_grids as pictures
-from harness.report.figures import learning_curves as by_real_figures
-from harness.report.figures import scores as figures
-from harness.report.format import FIGURES, TABLES
+from harness.errors import HarnessError, PluginError
+from harness.report.figures.style import house_style, save
+from harness.report.findings import Findings
 from harness.report.page import FigureFile, pages
-from harness.report.papers.tables import published_tables
-from harness.report.tables.fidelity import fidelity_tables, mask_table, memorisation_table
-from harness.report.tables.fidelity_rows import largest_fits
-from harness.report.tables.scores import all_scores, comparison_table, score_tables
-from harness.report.tables.selection import selection_tables
-from harness.results.results_csv import results_csv
-from harness.stats.study import effects, scores
+from harness.results import catalogue
 
 if TYPE_CHECKING:
+    from harness.plugins.discovery import Found
     from harness.report.tables.table import Table
-    from harness.results.schema import MadeFrom, StudyResults
-    from harness.stats import Effect, Score
-
-
-#: Draws one figure if the study asks for it: its kind, file name, title and caption, and what draws it.
-_Draw = Callable[[str, str, str, str, Callable[[Path], bool]], None]
+    from harness.results.schema import StudyResults
 
 
 def render(results: StudyResults, folder: Path) -> Path:
@@ -50,6 +36,7 @@ def render(results: StudyResults, folder: Path) -> Path:
 
     Raises:
         HarnessError: ``folder`` exists and is not a report, or cannot be written.
+        PluginError: a table or a figure of an extension cannot be made.
     """
     folder = folder.absolute()
     if folder.exists() and not (folder.is_dir() and ((folder / "report.md").is_file() or not any(folder.iterdir()))):
@@ -81,216 +68,70 @@ def _replace(building: Path, folder: Path) -> None:
 
 def _write(results: StudyResults, folder: Path) -> None:
     """Write all files of a report into an empty folder."""
-    measured = all_scores(results)
-    comparison = results.comparison
-    primary = measured.get((comparison.metric, comparison.reduction)) or scores(
-        results, comparison.metric, comparison.reduction
-    )
-    compared = effects(results, primary)
-    (folder / "tables").mkdir()
-    (folder / "figures").mkdir()
-    (folder / "results.csv").write_text(results_csv(results), encoding="utf-8", newline="")
-    tables = _tables(results, measured, compared)
-    for table in tables:
-        for ending, text in (("md", table.markdown()), ("tex", table.latex()), ("csv", table.csv())):
-            (folder / "tables" / f"{table.name}.{ending}").write_text(text, encoding="utf-8", newline="")
-    drawn = _figures(results, primary, compared, folder / "figures")
-    for name, text in pages(results, tables, drawn, primary, compared).items():
+    findings = Findings(results)
+    (folder / "results.csv").write_text(results.csv(), encoding="utf-8", newline="")
+    tables = _write_tables(findings, folder / "tables")
+    figures = _write_figures(findings, folder / "figures")
+    for name, text in pages(findings, tables, figures).items():
         (folder / name).write_text(text, encoding="utf-8", newline="")
 
 
-def _tables(results: StudyResults, measured: dict[tuple[str, str], list[Score]], compared: list[Effect]) -> list[Table]:
-    """Build the tables that the study asks for; all that apply when it asks for none."""
-    wanted = set(results.tables or TABLES)
+def _write_tables(findings: Findings, folder: Path) -> list[Table]:
+    """Write the tables that the study asks for and return them; all that apply when it asks for none."""
+    folder.mkdir()
     tables: list[Table] = []
-    if "comparison" in wanted and compared:
-        tables.append(comparison_table(results, compared))
-    if "scores" in wanted:
-        tables.extend(score_tables(results, measured))
-    if "fidelity" in wanted:
-        tables.extend(fidelity_tables(results))
-    if "fidelity-masks" in wanted and (masks := mask_table(results)):
-        tables.append(masks)
-    if "memorisation" in wanted and (memorisation := memorisation_table(results)):
-        tables.append(memorisation)
-    if "selection" in wanted:
-        tables.extend(selection_tables(results))
-    if "published" in wanted:
-        tables.extend(published_tables(results))
+    for found in _wanted(catalogue.tables(), findings.results.tables):
+        with _extension_named(found):
+            for table in found.thing.build(findings):
+                if table is not None:
+                    _write_table(table, folder)
+                    tables.append(table)
+    _check_names([table.name for table in tables])
     return tables
 
 
-def _figures(results: StudyResults, primary: list[Score], compared: list[Effect], folder: Path) -> list[FigureFile]:
-    """Draw the figures that the study asks for; all that apply when it asks for none."""
-    wanted = set(results.figures or FIGURES)
-    drawn: list[FigureFile] = []
-
-    def draw(kind: str, name: str, title: str, caption: str, work: Callable[[Path], bool]) -> None:
-        stem = folder / name
-        if kind in wanted and work(stem):
-            drawn.append(FigureFile.read(stem, title, caption))
-
-    draw(
-        "ratio",
-        "ratio",
-        "Score against the number of synthetic images",
-        "Whiskers: 95 % intervals over images and training runs; band: real images only; hollow: control arms. An axis "
-        "with two strokes at its foot does not begin at 0.",
-        partial(figures.ratio_figure, results, primary),
-    )
-    draw(
-        "score-by-real",
-        "score-by-real",
-        "Score against the number of real images",
-        "A training set without real images stands on those that its generators were fitted on. Whiskers: 95 % "
-        "intervals over images and training runs; hollow: control arms. An axis with two strokes at its foot does not "
-        "begin at 0.",
-        partial(by_real_figures.score_by_real_figure, results, primary),
-    )
-    draw(
-        "comparison",
-        "comparison",
-        "Difference from the control arm",
-        "Lines: 95 % intervals. Filled: found after Holm's correction; hollow: no evidence either way; cross: not "
-        "comparable.",
-        partial(figures.comparison_figure, results, compared),
-    )
-    draw(
-        "samples",
-        "samples",
-        "Real and synthetic images",
-        "The first of each set, not chosen; masks outlined.",
-        partial(pictures.samples_figure, results),
-    )
-    draw(
-        "generators",
-        "generators",
-        "Real images and those of each generator, with their masks",
-        "The first of each pool, not chosen; below each image its mask.",
-        partial(pictures.generators_figure, results),
-    )
-    _made_from_figures(results, draw)
-    _generator_figures(results, draw)
-    for index, grid in enumerate(results.predictions):
-        draw(
-            "predictions",
-            f"predictions-{index}",
-            f"Predictions of {grid.segmenter}",
-            "Green: ground truth; orange: prediction.",
-            partial(pictures.predictions_figure, grid),
-        )
-    return drawn
+def _write_table(table: Table, folder: Path) -> None:
+    for ending, text in (("md", table.markdown()), ("tex", table.latex()), ("csv", table.csv())):
+        (folder / f"{table.name}.{ending}").write_text(text, encoding="utf-8", newline="")
 
 
-def _made_from_figures(results: StudyResults, draw: _Draw) -> None:
-    """Draw pairs beside the real pairs that they were made from, and before and after refinement."""
-    cells: dict[str, list[MadeFrom]] = {}
-    for one in results.made:
-        cells.setdefault(one.cell, []).append(one)
-    for index, (cell, shown) in enumerate(cells.items()):
-        draw(
-            "sources",
-            f"sources-{index}",
-            f"What {cell} made from one real pair",
-            "Real pairs and the first that were made from each, not chosen; below each image its mask.",
-            partial(pictures.sources_figure, shown),
-        )
-        draw(
-            "refinement",
-            f"refinement-{index}",
-            f"Samples of {cell} before and after refinement",
-            "The first samples, not chosen, above the same samples after refinement; their masks stay.",
-            partial(pictures.refinement_figure, shown),
-        )
+def _write_figures(findings: Findings, folder: Path) -> list[FigureFile]:
+    """Draw the figures that the study asks for and return them; all that apply when it asks for none."""
+    folder.mkdir()
+    drawn: list[tuple[float, int, FigureFile]] = []
+    for found in _wanted(catalogue.figures(), findings.results.figures):
+        spec: catalogue.FigureSpec = found.thing
+        with _extension_named(found), house_style():
+            for panel in spec.draw(findings):
+                stem = folder / (spec.name if panel.number is None else f"{spec.name}-{panel.number}")
+                if save(panel.figure, stem):
+                    file = FigureFile.read(stem, panel.title or spec.title, panel.caption or spec.caption)
+                    drawn.append((spec.place, panel.number or 0, file))
+    _check_names([file.name for _, _, file in drawn])
+    return [file for _, _, file in sorted(drawn, key=lambda one: one[:2])]
 
 
-def _generator_figures(results: StudyResults, draw: _Draw) -> None:
-    """Draw what was measured of generators."""
-    draw(
-        "selection",
-        "selection",
-        "Checkpoint selection",
-        "What each checkpoint scored on the images it was selected by. Large: the chosen one; cross: cannot be chosen "
-        "(on the axis: it has no value).",
-        partial(fidelity_figures.selection_figure, results),
-    )
-    for index, samples in enumerate(results.checkpoints):
-        draw(
-            "checkpoints",
-            f"checkpoints-{index}",
-            f"What the checkpoints of {samples.cell} made",
-            "A row has one seed, and one mask where images are made for masks; a column is a checkpoint, evenly spaced "
-            "when there are many. The first samples, not chosen.",
-            partial(mask_to_image_figures.checkpoints_figure, samples),
-        )
-    draw(
-        "fidelity-by-real",
-        "fidelity-by-real",
-        "Distance from real images against their number",
-        "Whiskers: standard deviation between sample sets, where there are several. FID of few images is biased "
-        "upwards, the more the fewer they are, so that its fall need not be an improvement. An axis with two strokes "
-        "at its foot does not begin at 0.",
-        partial(by_real_figures.fidelity_by_real_figure, results),
-    )
-    _mask_figures(results, draw)
-    draw(
-        "mask-areas",
-        "mask-areas",
-        "How much of an image is polyp",
-        "Share of masks in each 5 % of polyp area; the black line is that of the real masks.",
-        partial(fidelity_figures.mask_areas_figure, largest_fits(results)),
-    )
-    draw(
-        "mask-areas-by-real",
-        "mask-areas-by-real",
-        "How much of an image is polyp, by number of real images",
-        "Share of masks in each 5 % of polyp area: above, the real masks that a generator is compared with; below, "
-        "those that it made after a fit on n of them. In each panel the number of masks.",
-        partial(by_real_figures.mask_areas_by_real_figure, results),
-    )
-    for index, (name, measured) in enumerate(fidelity_figures.with_diversity(results)):
-        draw(
-            "mask-diversity",
-            f"mask-diversity-{index}",
-            f"Masks of {name} made from one real mask",
-            "A real mask, the pixel-wise mean of the synthetic masks made from it, and their standard deviation. "
-            "Bright is high in both.",
-            partial(fidelity_figures.mask_diversity_figure, measured),
-        )
-    for index, measured in enumerate(fidelity_figures.with_closest(results)):
-        draw(
-            "closest",
-            f"closest-{index}",
-            f"Closest training images of {measured.cell}",
-            "The images that lie closest to a training image, above that image, with the distance in grey levels.",
-            partial(fidelity_figures.closest_figure, measured),
-        )
+def _wanted(known: dict[str, Found[Any]], names: Sequence[str]) -> list[Found[Any]]:
+    """Return what a study asks for, in the order of the report."""
+    return [found for name, found in known.items() if not names or name in names]
 
 
-def _mask_figures(results: StudyResults, draw: _Draw) -> None:
-    """Draw masks that a plugin of its own made, what they are most similar to, and images made for them."""
-    draw(
-        "masks",
-        "masks",
-        "Real and synthetic masks",
-        "The first of each set, not chosen.",
-        partial(mask_to_image_figures.masks_figure, results),
-    )
-    for index, measured in enumerate(mask_to_image_figures.with_closest_masks(results)):
-        draw(
-            "closest-masks",
-            f"closest-masks-{index}",
-            f"Masks of {measured.cell} and the most similar real ones",
-            "The first synthetic masks, not chosen, above the most similar real mask of each, with the share of equal "
-            "pixels (SIM).",
-            partial(mask_to_image_figures.closest_masks_figure, measured),
-        )
-    for index, variations in enumerate(results.variations):
-        draw(
-            "variations",
-            f"variations-{index}",
-            f"Several images of {variations.cell} for one mask",
-            "The first masks, not chosen, and right of each the images that were made for it, each by a seed of its "
-            "own, before any refinement.",
-            partial(mask_to_image_figures.variations_figure, variations),
-        )
+@contextmanager
+def _extension_named(found: Found[Any]) -> Iterator[None]:
+    """Say which extension failed, in one sentence; the report's own mistakes stay as they are."""
+    try:
+        yield
+    except Exception as error:
+        if found.origin == "built-in" or isinstance(error, HarnessError):
+            raise
+        raise PluginError(
+            f"{found.name!r} of {found.origin} cannot be made: {type(error).__name__}: {error}; mend it, or leave it "
+            "out of the report."
+        ) from error
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Refuse two files of one name: the second would replace the first."""
+    for name in names:
+        if names.count(name) > 1:
+            raise PluginError(f"Two of the report's tables, or of its figures, are called {name!r}; rename one.")

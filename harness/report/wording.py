@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.metrics.spec import segmentation_metric
 from harness.report.format import REDUCTIONS, interval, metric_name, number, p_value, signed
 
 if TYPE_CHECKING:
     from harness.results.schema import StudyResults
     from harness.stats import Effect
-
-
-#: No two scores in [0, 1] differ by more.
-LARGEST_DIFFERENCE = 1.0
 
 
 @dataclass(frozen=True)
@@ -25,12 +22,12 @@ class Recipe:
     real: int
     synthetic: int
     generator: str
-    seen: int = 0
+    n_fit: int = 0
 
     @property
     def base(self) -> int:
         """The real images that it stands on: its own or, without any, those that its generators were fitted on."""
-        return self.real or self.seen
+        return self.real or self.n_fit
 
 
 def recipes(results: StudyResults) -> dict[str, Recipe]:
@@ -43,7 +40,7 @@ def recipes(results: StudyResults) -> dict[str, Recipe]:
             _count(r.real),
             _count(r.synthetic),
             _text(r.generator),
-            _count(r.seen),
+            _count(r.n_fit),
         )
         for r in rows.itertuples()
     }
@@ -97,9 +94,9 @@ def setting(results: StudyResults) -> str:
         clauses.append("mean over " + " and ".join(repeats))
     for name in ("budget", "selection"):
         if facts.get(name):
-            clauses.append(_clause(str(facts[name])))
+            clauses.append(clause(str(facts[name])))
     clauses.extend(_protocol(results))
-    clauses.extend(_clause(str(e)) for e in facts.get("exclusions", []))
+    clauses.extend(clause(str(e)) for e in facts.get("exclusions", []))
     clauses.append(completeness(results))
     return "; ".join(clauses)
 
@@ -125,7 +122,7 @@ def _protocol(results: StudyResults) -> list[str]:
     return [] if protocol == "clean" else [f"protocol {protocol}, which lets models see what they are scored on"]
 
 
-def _clause(sentence: str) -> str:
+def clause(sentence: str) -> str:
     """Turn a sentence into a clause of a longer one."""
     text = sentence.strip().rstrip(".")
     first = text.split(" ", 1)[0]
@@ -136,10 +133,12 @@ def score_caption(results: StudyResults, reduction: str) -> str:
     """Return the caption of a table of scores."""
     how = REDUCTIONS.get(reduction, "")
     empty = f", zero division {results.facts['zero_division']}" if "zero_division" in results.facts else ""
-    return (
-        f"Segmentation scores ({reduction}{': ' + how if how else ''}{empty}) with 95 % intervals (half widths) "
-        f"over images, clustered by group, and training runs; {setting(results)}."
-    )
+    return f"Segmentation scores ({reduction}{': ' + how if how else ''}{empty}) {intervals_caption(results)}"
+
+
+def intervals_caption(results: StudyResults) -> str:
+    """Return what captions of scores say of their intervals, and of the study."""
+    return f"with 95 % intervals (half widths) over images, clustered by group, and training runs; {setting(results)}."
 
 
 def comparison_caption(results: StudyResults, tested: int) -> str:
@@ -147,15 +146,15 @@ def comparison_caption(results: StudyResults, tested: int) -> str:
     metric, reduction = results.comparison.metric, results.comparison.reduction
     how = REDUCTIONS.get(reduction, "")
     return (
-        f"Difference in {metric_name(metric)} ({reduction}{': ' + how if how else ''}) from the control arm, paired by "
+        f"Difference in {metric_name(metric)} ({reduction}{': ' + how if how else ''}) from the baseline, paired by "
         f"image and seed, with its 95 % interval over images, clustered by group, and training runs, and the p value "
         f"of a paired permutation test after Holm's correction over {count(tested, 'comparison')}; {setting(results)}."
     )
 
 
 def shows_any(effect: Effect) -> bool:
-    """Say whether a comparison could have found any effect that scores in [0, 1] can have; two runs often cannot."""
-    return not effect.detectable > LARGEST_DIFFERENCE
+    """Say whether a comparison could have found any effect that two scores can have; two runs often cannot."""
+    return not effect.detectable > segmentation_metric(effect.metric).span
 
 
 def detectable(effect: Effect) -> str:
@@ -193,7 +192,7 @@ def answer(results: StudyResults, effects: list[Effect]) -> list[str]:
     if not results.segmenters:
         return ["This study measures generators: no segmenter learns from what they make, so there is no verdict."]
     if not effects:
-        return ["This study compares nothing: no recipe has a control arm, so there is no verdict."]
+        return ["This study compares nothing: no recipe has a baseline, so there is no verdict."]
     known = recipes(results)
     synthetic = [e for e in effects if e.key.recipe in known and known[e.key.recipe].arm in ("synthetic", "mixed")]
     controls = [e for e in effects if e.key.recipe in known and known[e.key.recipe].arm == "control"]
@@ -275,18 +274,3 @@ def _warning(controls: list[Effect]) -> str:
     if any(e.verdict == "helps" for e in controls):
         return " A control helps by itself, so a gain of the same size is not owed to synthetic information."
     return ""
-
-
-def differences_from_paper(results: StudyResults) -> str:
-    """Return in one sentence how these runs differ from the published ones."""
-    facts = results.facts
-    profile = f"profile {results.profile}" if results.profile else "the study as declared"
-    parts = [profile, f"protocol {facts.get('protocol', 'clean')}"]
-    if facts.get("size"):
-        parts.append(f"{facts['size']} px")
-    if facts.get("budget"):
-        parts.append(_clause(str(facts["budget"])))
-    if seeds := facts.get("seeds"):
-        parts.append(f"{count(len(seeds), 'seed')} where the paper trains once")
-    parts.extend(_clause(note) for note in results.notes if "weights" in note.lower())
-    return "How these runs differ from the paper's: " + "; ".join(parts) + "."

@@ -1,4 +1,9 @@
-"""The results of a study as tables, and the names of the tables and figures that show them.
+"""The results of a study as tables, and the catalogue of the tables and figures that show them.
 
-Imports ``errors`` and ``data``.
+Imports ``errors``, ``home``, ``data`` and ``plugins``.
 """
+
+from harness.results.catalogue import FigureSpec, Panel, TableSpec
+from harness.results.schema import StudyResults
+
+__all__ = ["FigureSpec", "Panel", "StudyResults", "TableSpec"]

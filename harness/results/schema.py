@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: Columns of ``results.csv``: one row a measured number, or one row with an empty value for a cell that has none.
 COLUMNS: dict[str, str] = {
-    "kind": "segmentation, fidelity or selection",
+    "kind": "segmentation, fidelity or selection; or the kind of a stage that the study asks for itself",
     "study": "name of the study",
     "profile": "profile, or empty for the study as declared",
     "protocol": "clean or published",
@@ -28,7 +28,7 @@ COLUMNS: dict[str, str] = {
     "recipe": "training-set label such as real=100,dcgan=300; empty for fidelity and selection",
     "arm": "real, synthetic, mixed or control; real for fidelity rows of real images",
     "real": "number of distinct real training pairs, a generator's own included; of real (ROLE), its images",
-    "seen": "number of real pairs that the generators of its synthetic pairs were fitted on, the most of them when "
+    "n_fit": "number of real pairs that the generators of its synthetic pairs were fitted on, the most of them when "
     "they differ; empty without synthetic pairs",
     "synthetic": "number of synthetic (or control) training pairs, or pairs in the generator's pool",
     "generator": "generator or control that made them, several joined by +; empty for real only; real (report) for "
@@ -39,11 +39,11 @@ COLUMNS: dict[str, str] = {
     "role": "role that was scored on or compared with: report, select or fit; seen where each generator is compared "
     "with what it was fitted on",
     "step": "checkpoint step (selection rows); empty otherwise",
-    "metric": "iou, f1, accuracy, precision, recall, dice-loss; fid, kid, ... and what belongs beside them "
+    "metric": "iou, f1, ... (harness metrics list); fid, kid, ... and what belongs beside them "
     "(kid-deviation, coverage, n_real: how many real images a network compared with, ...); of several sample sets "
     "their mean, with fid-between-sets, the standard deviation between them, and fid-set-1, fid-set-2, ... of each",
-    "reduction": "micro or micro-imagewise (segmentation); the network (fidelity); selected, or why the checkpoint "
-    "cannot be (selection); may be empty",
+    "reduction": "micro, micro-imagewise, or micro-imagewise-small, -medium and -large over polyps of a size "
+    "(segmentation); the network (fidelity); selected, or why the checkpoint cannot be (selection); may be empty",
     "value": "the number; empty when the stage has no result, or the metric no value there",
     "images": "how many images the number stands on; of several sample sets, how many each has",
     "status": "done, failed, out-of-memory, refused (leak guard), skipped (an input failed) or left (not run yet)",
@@ -51,7 +51,7 @@ COLUMNS: dict[str, str] = {
     "stage": "store key of the stage that measured it",
 }
 
-#: Columns of the per-image table: one row an image, seed, fold and cell.
+#: Columns of the per-image table: one row an image, seed, fold and cell; those of scores follow (``score_columns``).
 IMAGE_COLUMNS: dict[str, str] = {
     "segmenter": "as in COLUMNS",
     "recipe": "as in COLUMNS",
@@ -61,17 +61,13 @@ IMAGE_COLUMNS: dict[str, str] = {
     "role": "role that was scored on",
     "image": "id of the image",
     "group": "its group (patient, video or near-duplicates): the unit that statistics resample",
-    "tp": "true positive pixels",
-    "fp": "false positive pixels",
-    "fn": "false negative pixels",
-    "tn": "true negative pixels",
-    "iou": "per-image scores follow, one column a metric, with the study's zero_division",
-    "f1": "",
-    "accuracy": "",
-    "precision": "",
-    "recall": "",
-    "dice-loss": "",
+    "size": "of its polyp, by thirds of the fit role: small, medium, large; empty without polyp",
 }
+
+
+def score_columns(metric: str) -> tuple[str, str]:
+    """Return the columns of the per-image table that have a score's numerators and denominators."""
+    return f"{metric}-numerator", f"{metric}-denominator"
 
 
 @dataclass(frozen=True)
@@ -79,17 +75,15 @@ class Comparison:
     """What a study compares.
 
     Attributes:
-        baselines: for each recipe label, the label of the control arm it is compared with; recipes without one are
+        baselines: for each recipe label, the label of the one it is compared with; recipes without one are
             absent.
         metric: primary metric, such as ``iou``.
         reduction: ``micro`` or ``micro-imagewise``.
-        higher_is_better: direction of the metric.
     """
 
     baselines: dict[str, str]
     metric: str = "iou"
     reduction: str = "micro-imagewise"
-    higher_is_better: bool = True
 
 
 @dataclass(frozen=True)
@@ -131,7 +125,7 @@ class ClosestPairs:
 
     @classmethod
     def of(cls, arrays: Mapping[str, NDArray[Any]]) -> ClosestPairs | None:
-        """Return the pairs that ``harness.metrics.fidelity.figure_data.closest`` found, None when there are none."""
+        """Return the pairs that ``harness.metrics.fidelity.memorisation.closest`` found, None when there are none."""
         if not arrays or not len(arrays["distance"]):
             return None
         ids = [tuple(str(name) for name in arrays[key]) for key in ("synthetic_ids", "real_ids")]
@@ -154,7 +148,7 @@ class ClosestMasks:
 
     @classmethod
     def of(cls, arrays: Mapping[str, NDArray[Any]]) -> ClosestMasks | None:
-        """Return what ``harness.metrics.fidelity.figure_data.closest_masks`` found, None when there is nothing."""
+        """Return what ``harness.metrics.fidelity.sim.closest_masks`` found, None when there is nothing."""
         return cls(arrays["synthetic"], arrays["real"], arrays["similarity"]) if arrays else None
 
 
@@ -178,7 +172,7 @@ class MaskDiversity:
 
     @classmethod
     def of(cls, arrays: Mapping[str, NDArray[Any]] | None) -> MaskDiversity | None:
-        """Return what ``harness.metrics.fidelity.figure_data.diversity`` found, None when there is nothing."""
+        """Return what ``harness.metrics.fidelity.masks.diversity`` found, None when there is nothing."""
         if not arrays or not len(arrays["count"]):
             return None
         counts, ids = tuple(int(n) for n in arrays["count"]), tuple(str(name) for name in arrays["ids"])
@@ -311,8 +305,8 @@ class StudyResults:
         title: the study's title.
         profile: profile name or an empty string.
         rows: one row a number, columns ``COLUMNS``.
-        images: one row an image and cell, columns ``IMAGE_COLUMNS``.
-        comparison: control arms and primary metric.
+        images: one row an image and cell, columns ``IMAGE_COLUMNS`` and ``score_columns`` of each score.
+        comparison: baselines and primary metric.
         recipes: recipe labels in declared order (controls after the recipes they control).
         segmenters: segmenter labels in declared order.
         generators: generator names in declared order.
@@ -368,3 +362,9 @@ class StudyResults:
     masks: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     variations: list[Variations] = field(default_factory=list)
     checkpoints: list[CheckpointSamples] = field(default_factory=list)
+
+    def csv(self) -> str:
+        """Return ``results.csv``, the same on every run: ``rows`` in their order, columns ``COLUMNS``, 10 significant
+        digits, an empty field for nothing."""
+        rows = self.rows.reindex(columns=list(COLUMNS))
+        return str(rows.to_csv(index=False, float_format="%.10g", lineterminator="\n"))

@@ -8,23 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.metrics.segmentation.confusion import quotient
+from harness.metrics.segmentation.scores import size_of
+from harness.metrics.spec import SegmentationMetric, segmentation_metrics
+from harness.results.schema import score_columns
 from harness.stats.resampling import Array, Fold
 
 if TYPE_CHECKING:
     import pandas as pd
-
-#: Metrics whose direction is down; all others are better when higher.
-LOWER_IS_BETTER = frozenset({"dice-loss", "fid", "kid", "sifid"})
-
-#: Numerator and denominator of each micro metric, as weights of tp, fp, fn, tn.
-MICRO: dict[str, tuple[tuple[int, int, int, int], tuple[int, int, int, int]]] = {
-    "iou": ((1, 0, 0, 0), (1, 1, 1, 0)),
-    "f1": ((2, 0, 0, 0), (2, 1, 1, 0)),
-    "accuracy": ((1, 0, 0, 1), (1, 1, 1, 1)),
-    "precision": ((1, 0, 0, 0), (1, 1, 0, 0)),
-    "recall": ((1, 0, 0, 0), (1, 0, 1, 0)),
-    "dice-loss": ((0, 1, 1, 0), (2, 1, 1, 0)),
-}
 
 
 class ArmKey(NamedTuple):
@@ -51,18 +42,12 @@ class Arm:
     problem: str = ""
 
 
-def _parts(table: pd.DataFrame, metric: str, reduction: str) -> tuple[Array, Array] | None:
-    """Return each row's contribution above and below the fraction line, or None when the table cannot give them."""
+def _parts(table: pd.DataFrame, metric: SegmentationMetric, reduction: str, empty: float) -> tuple[Array, Array]:
+    """Return each row's contribution above and below the fraction line."""
+    above, below = (table[name].to_numpy(dtype=np.float64) for name in score_columns(metric.name))
     if reduction == "micro":
-        if metric not in MICRO or not {"tp", "fp", "fn", "tn"} <= set(table.columns):
-            return None
-        counts = table[["tp", "fp", "fn", "tn"]].to_numpy(dtype=np.float64)
-        above, below = (counts @ np.array(weights, dtype=np.float64) for weights in MICRO[metric])
         return above, below
-    if metric not in table.columns:
-        return None
-    score = table[metric].to_numpy(dtype=np.float64)
-    # zero_division: nan leaves an image out of the mean.
+    score = quotient(above, below, empty)
     defined = ~np.isnan(score)
     return np.where(defined, score, 0.0), defined.astype(np.float64)
 
@@ -103,22 +88,27 @@ def arms(images: pd.DataFrame, metric: str, reduction: str, zero_division: float
     Args:
         images: one row an image, seed, fold and cell.
         metric: such as ``iou``.
-        reduction: ``micro`` (from tp, fp, fn, tn) or ``micro-imagewise`` (from the metric's own column).
-        zero_division: the micro score of an arm without a pixel to divide by.
+        reduction: one of :data:`harness.metrics.segmentation.scores.REDUCTIONS`; one by size takes the images of it.
+        zero_division: what stands where there is nothing to divide by, as the metric says.
 
     Returns:
         Arms by key; empty when the table does not have what the metric needs.
     """
+    spec = segmentation_metrics().get(metric)
+    size = size_of(reduction)
+    if spec is None or not {*score_columns(metric), *(["size"] if size else [])} <= set(images.columns):
+        return {}
+    if size:
+        images = images[images["size"] == size]
     if images.empty:
         return {}
-    parts = _parts(images, metric, reduction)
-    if parts is None:
-        return {}
+    empty = spec.empty(zero_division)
+    parts = _parts(images, spec, reduction, empty)
     table = images.assign(**{"(above)": parts[0], "(below)": parts[1]})
     found: dict[ArmKey, Arm] = {}
     for key, rows in table.groupby(["dataset", "role", "segmenter", "recipe"], sort=False, dropna=False):
         built = [
-            _fold(part, part["(above)"].to_numpy(), part["(below)"].to_numpy(), zero_division)
+            _fold(part, part["(above)"].to_numpy(), part["(below)"].to_numpy(), empty)
             for _, part in rows.groupby("fold", sort=True)
         ]
         problem = next((p for _, _, p in built if p), "")

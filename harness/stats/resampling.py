@@ -122,18 +122,18 @@ def _positions(folds: Sequence[Fold]) -> tuple[list[NDArray[np.intp]], int]:
     return places, len(number)
 
 
-def _check_pairing(arm: Sequence[Fold], control: Sequence[Fold]) -> None:
+def _check_pairing(arm: Sequence[Fold], baseline: Sequence[Fold]) -> None:
     """Raise ValueError unless both arms have the same folds, seeds and groups in the same order."""
-    if [(f.seeds, f.groups) for f in arm] != [(f.seeds, f.groups) for f in control]:
+    if [(f.seeds, f.groups) for f in arm] != [(f.seeds, f.groups) for f in baseline]:
         raise ValueError("paired arms must have the same folds, seeds and groups")
 
 
-def _run_values(arm: Sequence[Fold], control: Sequence[Fold] | None) -> tuple[list[Array], list[Array]]:
+def _run_values(arm: Sequence[Fold], baseline: Sequence[Fold] | None) -> tuple[list[Array], list[Array]]:
     """Return for each fold the runs' scores (S,) and influences (S, G), or their paired differences."""
     values, influences = [f.scores() for f in arm], [f.influence() for f in arm]
-    if control is not None:
-        values = [v - f.scores() for v, f in zip(values, control, strict=True)]
-        influences = [i - f.influence() for i, f in zip(influences, control, strict=True)]
+    if baseline is not None:
+        values = [v - f.scores() for v, f in zip(values, baseline, strict=True)]
+        influences = [i - f.influence() for i, f in zip(influences, baseline, strict=True)]
     return values, influences
 
 
@@ -175,27 +175,27 @@ def _image_variance(influences: list[Array], places: list[NDArray[np.intp]], gro
     return _spread(contribution)
 
 
-def _reweighted_means(arm: Sequence[Fold], control: Sequence[Fold] | None, draws: int, seed: int) -> Array:
+def _reweighted_means(arm: Sequence[Fold], baseline: Sequence[Fold] | None, draws: int, seed: int) -> Array:
     """Return the mean (or mean difference) over folds and runs under random group weights, (B,)."""
     places, groups = _positions(arm)
     weights = _weights(groups, draws, seed)
     means = np.zeros(draws)
     for index, place in enumerate(places):
         means += arm[index].reweighted(weights[:, place]).mean(axis=1)
-        if control is not None:
-            means -= control[index].reweighted(weights[:, place]).mean(axis=1)
+        if baseline is not None:
+            means -= baseline[index].reweighted(weights[:, place]).mean(axis=1)
     return means / len(arm)
 
 
 def estimate(
     arm: Sequence[Fold],
-    control: Sequence[Fold] | None = None,
+    baseline: Sequence[Fold] | None = None,
     *,
     level: float = 0.95,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Estimate:
-    """Estimate an arm's mean score, or its paired difference from a control arm, with an interval over images and runs.
+    """Estimate an arm's mean score, or its paired difference from a baseline, with an interval over images and runs.
 
     Each draw reweights the groups (the same weights for every run and both arms), scales the deviation for few groups
     (Hesterberg 2015, expanded percentile interval), and adds the runs' error times a draw from Student's t.
@@ -206,7 +206,7 @@ def estimate(
 
     Args:
         arm: one entry a fold.
-        control: the same folds, seeds and groups of the control arm.
+        baseline: what it is compared with, of the same folds, seeds and groups.
         level: of the interval.
         draws: number of bootstrap draws.
         seed: of the draws; equal input gives equal output.
@@ -216,9 +216,9 @@ def estimate(
     """
     from scipy.stats import norm, t
 
-    if control is not None:
-        _check_pairing(arm, control)
-    values, influences = _run_values(arm, control)
+    if baseline is not None:
+        _check_pairing(arm, baseline)
+    values, influences = _run_values(arm, baseline)
     value = float(np.mean([v.mean() for v in values]))
     run_error, run_degrees = _run_error(values, influences)
     places, groups = _positions(arm)
@@ -232,7 +232,7 @@ def estimate(
     tail = (1 + level) / 2
     # Exponential weights shrink the variance by (G - 1) / (G + 1), and few groups need t's quantiles, not the normal's.
     expansion = np.sqrt((groups + 1) / (groups - 1)) * t.ppf(tail, groups - 1) / norm.ppf(tail)
-    deviations = (_reweighted_means(arm, control, draws, seed) - value) * expansion
+    deviations = (_reweighted_means(arm, baseline, draws, seed) - value) * expansion
     if run_variance > 0:
         deviations = deviations + run_error * _student(run_degrees, draws, seed)
     low, high = value + np.quantile(deviations, [1 - tail, tail])
@@ -254,11 +254,11 @@ def _all_swaps(groups: int) -> Array:
     return ((np.arange(2**groups)[:, None] >> np.arange(groups)) & 1).astype(np.float64)
 
 
-def _swapped_differences(arm: Sequence[Fold], control: Sequence[Fold], swaps: Array) -> Array:
+def _swapped_differences(arm: Sequence[Fold], baseline: Sequence[Fold], swaps: Array) -> Array:
     """Return the mean paired difference after exchanging the arms in the chosen groups, (B,)."""
     places, _ = _positions(arm)
     differences = np.zeros(len(swaps))
-    for one, other, place in zip(arm, control, places, strict=True):
+    for one, other, place in zip(arm, baseline, places, strict=True):
         chosen = swaps[:, place]
         up = chosen @ (other.numerators - one.numerators).T
         down = chosen @ (other.denominators - one.denominators).T
@@ -268,7 +268,7 @@ def _swapped_differences(arm: Sequence[Fold], control: Sequence[Fold], swaps: Ar
     return differences
 
 
-def swap_test(arm: Sequence[Fold], control: Sequence[Fold], *, draws: int = DRAWS, seed: int = 0) -> float:
+def swap_test(arm: Sequence[Fold], baseline: Sequence[Fold], *, draws: int = DRAWS, seed: int = 0) -> float:
     """Return the two-sided p value of a paired permutation test, clustered by group, that knows about training runs.
 
     Null hypothesis: over new images and new training runs, the arms score the same. Under it the two arms are
@@ -287,14 +287,14 @@ def swap_test(arm: Sequence[Fold], control: Sequence[Fold], *, draws: int = DRAW
     Raises:
         ValueError: the arms are not paired.
     """
-    _check_pairing(arm, control)
-    values, influences = _run_values(arm, control)
+    _check_pairing(arm, baseline)
+    values, influences = _run_values(arm, baseline)
     observed = abs(float(np.mean([v.mean() for v in values])))
     run_error, degrees = _run_error(values, influences)
     _, groups = _positions(arm)
     noisy = not np.isnan(run_error) and run_error > 0
     exact = not noisy and 2**groups <= draws
-    null = _swapped_differences(arm, control, _all_swaps(groups) if exact else _swaps(groups, draws, seed))
+    null = _swapped_differences(arm, baseline, _all_swaps(groups) if exact else _swaps(groups, draws, seed))
     if noisy:
         null = null + run_error * _student(degrees, draws, seed)
     # Differences that are equal but summed in another order must count as equal.

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from harness.stats.arms import LOWER_IS_BETTER, Arm, ArmKey, arms
+from harness.metrics.spec import segmentation_metric
+from harness.stats.arms import Arm, ArmKey, arms
 from harness.stats.resampling import DRAWS, Estimate, estimate, holm, smallest_detectable, swap_test
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 Verdict = Literal["helps", "hurts", "no evidence either way", "not comparable"]
 
 NAN = float("nan")
+#: Caveat of a score that all runs have done and that no image has, such as one of small polyps where there are none.
+NO_VALUE = "no image has a value"
 LEVEL = 0.05
 POWER = 0.8
 
@@ -83,14 +86,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Effect:
-    """The paired difference of one arm from its control arm.
+    """The paired difference of one arm from its baseline.
 
     Attributes:
         key: which arm.
-        baseline: recipe of the control arm.
+        baseline: recipe of the arm that it is compared with.
         metric: primary metric.
         reduction: its reduction.
-        difference: arm minus control; NaN when it cannot be computed.
+        difference: arm minus baseline; NaN when it cannot be computed.
         low: lower end of its 95 % interval (not corrected for the number of comparisons).
         high: upper end.
         p: paired test, see :func:`harness.stats.resampling.swap_test`; NaN when not comparable.
@@ -145,11 +148,6 @@ def _leak(rows: pd.DataFrame) -> str:
     return "; ".join(dict.fromkeys(str(v) for v in rows["leak"].dropna() if str(v)))
 
 
-def _with_value(rows: pd.DataFrame, metric: str, reduction: str) -> pd.DataFrame:
-    """Return the rows that hold a number of this metric and reduction."""
-    return rows[(rows["metric"] == metric) & (rows["reduction"] == reduction) & rows["value"].notna()]
-
-
 def _measure(arm: Arm | None, rows: pd.DataFrame, draws: int) -> tuple[Estimate | None, str]:
     """Return an arm's estimate from its images, and what the interval cannot cover or why there is none."""
     if arm is None:
@@ -169,7 +167,8 @@ def _measure(arm: Arm | None, rows: pd.DataFrame, draws: int) -> tuple[Estimate 
 
 def _score(key: ArmKey, rows: pd.DataFrame, arm: Arm | None, metric: str, reduction: str, draws: int) -> Score:
     """Summarise one arm."""
-    valued = _with_value(rows, metric, reduction)
+    finished = rows[(rows["metric"] == metric) & (rows["reduction"] == reduction)]
+    valued = finished[finished["value"].notna()]
     done, planned = _runs(valued), _runs(rows)
     score = Score(
         key,
@@ -183,6 +182,8 @@ def _score(key: ArmKey, rows: pd.DataFrame, arm: Arm | None, metric: str, reduct
         leak=_leak(rows),
         arm=arm,
     )
+    if not done and len(finished) and bool((finished["status"] == "done").all()):
+        return replace(score, caveat=NO_VALUE)
     if done != planned:
         return replace(score, caveat=f"incomplete {len(done)}/{len(planned)}: not averaged")
     measured, caveat = _measure(arm, valued, draws)
@@ -195,7 +196,8 @@ def _score(key: ArmKey, rows: pd.DataFrame, arm: Arm | None, metric: str, reduct
     )
     if measured is None or np.isnan(measured.low):
         return score
-    return replace(score, low=max(measured.low, 0.0), high=min(measured.high, 1.0))
+    spec = segmentation_metric(metric)
+    return replace(score, low=max(measured.low, spec.lower), high=min(measured.high, spec.upper))
 
 
 def scores(results: StudyResults, metric: str, reduction: str, *, draws: int = DRAWS) -> list[Score]:
@@ -232,17 +234,17 @@ def _training_steps(results: StudyResults, recipe: str) -> float | None:
     return float(np.nan_to_num(first["real"]) + np.nan_to_num(first["synthetic"]))
 
 
-def _obstacle(results: StudyResults, score: Score, control: Score, pair: tuple[Arm, Arm] | None) -> str:
+def _obstacle(results: StudyResults, score: Score, baseline: Score, pair: tuple[Arm, Arm] | None) -> str:
     """Return why two arms cannot be compared, or an empty string."""
-    for one in (score, control):
+    for one in (score, baseline):
         if not one.complete:
             return f"missing cells ({one.key.recipe}: {one.runs}/{one.planned})"
-    for one in (score, control):
+    for one in (score, baseline):
         if one.leak:
             return f"leak ({one.key.recipe}: {one.leak})"
     if pair is None:
         return "no per-image scores of the same seeds on the same images"
-    if _training_steps(results, score.key.recipe) != _training_steps(results, control.key.recipe):
+    if _training_steps(results, score.key.recipe) != _training_steps(results, baseline.key.recipe):
         return "different budgets (steps follow the size of the training set, so more data is also more training)"
     if score.groups < 2:
         return "all images are in one group"
@@ -258,37 +260,38 @@ def _paired(one: Arm | None, other: Arm | None) -> tuple[Arm, Arm] | None:
 
 
 def _effect(
-    results: StudyResults, score: Score, control: Score, pair: tuple[Arm, Arm] | None, draws: int
+    results: StudyResults, score: Score, baseline: Score, pair: tuple[Arm, Arm] | None, draws: int
 ) -> tuple[Effect, Estimate | None]:
     """Return one comparison before Holm's correction, and its estimate."""
     effect = Effect(
         score.key,
-        control.key.recipe,
+        baseline.key.recipe,
         score.metric,
         score.reduction,
-        difference=score.mean - control.mean,
-        reason=_obstacle(results, score, control, pair),
+        difference=score.mean - baseline.mean,
+        reason=_obstacle(results, score, baseline, pair),
     )
-    if pair is None or not (score.complete and control.complete):
+    if pair is None or not (score.complete and baseline.complete):
         return effect, None
     difference = estimate(pair[0].folds, pair[1].folds, draws=draws)
-    effect = replace(effect, low=max(difference.low, -1.0), high=min(difference.high, 1.0))
+    span = segmentation_metric(score.metric).span
+    effect = replace(effect, low=max(difference.low, -span), high=min(difference.high, span))
     if not effect.reason:
         effect = replace(effect, p=swap_test(pair[0].folds, pair[1].folds, draws=draws))
     return effect, difference
 
 
-def verdict(difference: float, p_holm: float, higher_is_better: bool) -> Verdict:
-    """Return the verdict on a difference by ``RULES``; NaN p means that it was not comparable."""
+def verdict(difference: float, p_holm: float, metric: str) -> Verdict:
+    """Return the verdict on a difference in a metric by ``RULES``; NaN p means that it was not comparable."""
     if np.isnan(p_holm):
         return "not comparable"
     if p_holm > LEVEL or difference == 0:
         return "no evidence either way"
-    return "helps" if (difference > 0) == higher_is_better else "hurts"
+    return "helps" if (difference < 0) == (segmentation_metric(metric).better == "lower") else "hurts"
 
 
 def effects(results: StudyResults, listed: list[Score] | None = None, *, draws: int = DRAWS) -> list[Effect]:
-    """Compare every arm with its control arm on the primary metric, paired by image and seed.
+    """Compare every arm with its baseline on the primary metric, paired by image and seed.
 
     ``listed`` are the scores of the primary metric when they are at hand. Holm's correction runs over all comparisons
     that could be tested (segmenters, recipes and datasets): the declared family.
@@ -298,18 +301,18 @@ def effects(results: StudyResults, listed: list[Score] | None = None, *, draws: 
     by_key = {score.key: score for score in listed or scores(results, metric, reduction, draws=draws)}
     measured: list[tuple[Effect, Estimate | None]] = []
     for key, score in by_key.items():
-        baseline = comparison.baselines.get(key.recipe)
-        if baseline is None or baseline == key.recipe:
+        against = comparison.baselines.get(key.recipe)
+        if against is None or against == key.recipe:
             continue
-        control_key = key._replace(recipe=baseline)
-        control = by_key.get(control_key, Score(control_key, metric, reduction))
-        pair = _paired(score.arm, control.arm)
-        measured.append(_effect(results, score, control, pair, draws))
+        baseline_key = key._replace(recipe=against)
+        baseline = by_key.get(baseline_key, Score(baseline_key, metric, reduction))
+        pair = _paired(score.arm, baseline.arm)
+        measured.append(_effect(results, score, baseline, pair, draws))
     adjusted = holm([effect.p for effect, _ in measured])
     family = max(1, int((~np.isnan(adjusted)).sum()))
     found = []
     for (effect, difference), p_holm in zip(measured, adjusted, strict=True):
-        words = verdict(effect.difference, float(p_holm), comparison.higher_is_better)
+        words = verdict(effect.difference, float(p_holm), metric)
         seen = smallest_detectable(difference, family=family) if difference and not np.isnan(p_holm) else NAN
         found.append(replace(effect, p_holm=float(p_holm), detectable=seen, verdict=words))
     return found
@@ -327,7 +330,7 @@ def indistinguishable(listed: list[Score]) -> tuple[set[ArmKey], set[ArmKey]]:
     tied: set[ArmKey] = set()
     if not listed:
         return best, tied
-    sign = -1.0 if listed[0].metric in LOWER_IS_BETTER else 1.0
+    sign = -1.0 if segmentation_metric(listed[0].metric).better == "lower" else 1.0
     for place in dict.fromkeys((s.key.dataset, s.key.role, s.key.segmenter) for s in listed):
         rivals = [s for s in listed if s.key[:3] == place and s.complete and not s.leak and not np.isnan(s.mean)]
         if len(rivals) < 2:

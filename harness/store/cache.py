@@ -18,10 +18,17 @@ from numpy.typing import NDArray
 
 from harness.home import store_folder
 
+_FOLDER = "features"
+
+
+def cached_files() -> list[Path]:
+    """Return the files of all arrays that are kept, each last changed when it was last used."""
+    return sorted((store_folder() / _FOLDER).rglob("*.npy"))
+
 
 def cached_path(kind: str, key: str) -> Path:
     """Return the file in which an array is kept, whether or not it is there yet."""
-    return store_folder() / "features" / re.sub(r"[^\w.-]", "_", kind) / f"{key}.npy"
+    return store_folder() / _FOLDER / re.sub(r"[^\w.-]", "_", kind) / f"{key}.npy"
 
 
 def cached(kind: str, key: str, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:

@@ -6,6 +6,8 @@ Layout below ``.harness/store``::
     work/<key>/             a stage in progress: its files, saved training state, log; becomes the result
     locks/<key>             held by the process that writes in that work folder
     claims/<key>.json       who works on a stage now; taken over when its owner has died
+    specs/<key>.json, .log  what a stage in a process of its own was told, and what it printed
+    progress/<key>.json     how far such a stage is
     failures/<key>.json     why the last try had no result; never read as a result
     identities/<key_without_code>   key of a result by everything but code (``--accept-code``)
     accepted/<key>          a key that ``--accept-code`` lets stand for another
@@ -25,7 +27,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,21 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         return None
 
 
+_RECORD = "result.json"
+#: Names that fields of a record had before, by what they are called now.
+_FORMER_NAMES = {"runtime": "attachments", "key_without_code": "identity"}
+
+
+def _read_record(folder: Path) -> dict[str, Any] | None:
+    """Return the record of a result, with the fields of one from an earlier version under their names of today."""
+    record = _read_json(folder / _RECORD)
+    if record is not None:
+        for name, former in _FORMER_NAMES.items():
+            if former in record:
+                record.setdefault(name, record.pop(former))
+    return record
+
+
 @dataclass(frozen=True)
 class Result:
     """A committed result.
@@ -74,6 +91,11 @@ class Result:
     key: str
     folder: Path
     record: dict[str, Any]
+
+    @property
+    def record_file(self) -> Path:
+        """The file that holds the record."""
+        return self.folder / _RECORD
 
     @property
     def values(self) -> dict[str, Any]:
@@ -114,7 +136,7 @@ class Store:
         for candidate in (key, self._accepted(key)):
             if candidate:
                 folder = self.result_folder(kind, candidate)
-                record = _read_json(folder / "result.json")
+                record = _read_record(folder)
                 if record is not None:
                     return Result(candidate, folder, record)
         return None
@@ -131,7 +153,7 @@ class Store:
             older = (self.root / "identities" / key_without_code).read_text().strip()
         except FileNotFoundError:
             return None
-        if older == key or not (self.result_folder(kind, older) / "result.json").is_file():
+        if older == key or not (self.result_folder(kind, older) / _RECORD).is_file():
             return None
         _write_text(self.root / "accepted" / key, older)
         return older
@@ -139,7 +161,7 @@ class Store:
     def commit(self, kind: str, key: str, record: dict[str, Any]) -> Result:
         """Make the work folder of ``key`` its result, by one rename; a result that was there first stands."""
         work = self.work_folder(key)
-        with (work / "result.json").open("w") as file:
+        with (work / _RECORD).open("w") as file:
             file.write(json.dumps(record, indent=1, sort_keys=True))
             file.flush()
             os.fsync(file.fileno())
@@ -148,7 +170,7 @@ class Store:
         try:
             work.rename(target)
         except OSError:
-            if _read_json(target / "result.json") is None:
+            if _read_record(target) is None:
                 # A result torn by a power loss: the new one takes its place.
                 shutil.rmtree(target, ignore_errors=True)
                 work.rename(target)
@@ -163,10 +185,41 @@ class Store:
 
     def results(self) -> Iterator[Result]:
         """Yield every committed result."""
-        for path in sorted((self.root / "results").glob("*/*/result.json")):
-            record = _read_json(path)
+        for path in sorted((self.root / "results").glob(f"*/*/{_RECORD}")):
+            record = _read_record(path.parent)
             if record is not None:
                 yield Result(path.parent.name, path.parent, record)
+
+    # plans
+
+    def record_plan(self, name: str, stages: dict[str, dict[str, Any]], *, keep: bool) -> None:
+        """Note the stages of a study's last plan, by key: label, kind and parts.
+
+        Args:
+            name: of the study, with its profile.
+            stages: of the plan.
+            keep: whether they are those of a run, whose results are not garbage from then on.
+        """
+        for folder in ("planned", *(["plans"] if keep else [])):
+            write_json(self.root / folder / f"{name}.json", stages)
+
+    def planned(self) -> dict[str, dict[str, Any]]:
+        """Return the stages of the last plan of every study, by key; of the plan that was made last, last."""
+        found: dict[str, dict[str, Any]] = {}
+        for path in sorted((self.root / "planned").glob("*.json"), key=lambda path: path.stat().st_mtime):
+            found.update(json.loads(path.read_text()))
+        return found
+
+    def garbage(self) -> list[Path]:
+        """Return the folders of results that no study's last run needs, and of work that nobody continues."""
+        needed: set[str] = set()
+        for path in (self.root / "plans").glob("*.json"):
+            needed.update(json.loads(path.read_text()))
+        needed.update(path.stem for path in (self.root / "claims").glob("*.json") if self.claimed_by(path.stem))
+        needed.update(accepted for key in list(needed) if (accepted := self._accepted(key)))
+        results = [result.folder for result in self.results() if result.key not in needed]
+        work = [folder for folder in (self.root / "work").glob("*") if folder.name not in needed]
+        return results + [folder for folder in work if self.claimed_by(folder.name) is None]
 
     # work in progress
 
@@ -182,6 +235,31 @@ class Store:
         with (folder / key).open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+    def specification_path(self, key: str) -> Path:
+        """Return the file that tells the process of a stage what to do."""
+        return self.root / "specs" / f"{key}.json"
+
+    def log_path(self, key: str) -> Path:
+        """Return the file for what the process of a stage prints."""
+        return self.root / "specs" / f"{key}.log"
+
+    @contextlib.contextmanager
+    def showing_progress(self, key: str) -> Iterator[Callable[[int, int, str], None]]:
+        """Give a function that tells other processes how far a stage is: done, total and unit."""
+        path = self._progress_path(key)
+        try:
+            yield lambda done, total, unit: write_json(path, {"done": done, "total": total, "unit": unit})
+        finally:
+            path.unlink(missing_ok=True)
+
+    def progress(self, key: str) -> tuple[int, int, str] | None:
+        """Return done, total and unit of a stage that runs in another process, or None when it has not told."""
+        told = _read_json(self._progress_path(key))
+        return None if told is None else (int(told["done"]), int(told["total"]), str(told["unit"]))
+
+    def _progress_path(self, key: str) -> Path:
+        return self.root / "progress" / f"{key}.json"
 
     # claims
 

@@ -18,13 +18,13 @@ def expand_recipes(study: Study) -> list[Recipe]:
     recipes: list[Recipe] = []
     for entry in study.train:
         names = list(entry.synthetic)
-        for real, sees in itertools.product(entry.real, entry.sees or (None,)):
-            scope = Recipe(None if real == "all" else real, sees=None if sees == real else sees)
+        for real, n_fit in itertools.product(entry.real, entry.sees or (None,)):
+            scope = Recipe(None if real == "all" else real, n_fit=None if n_fit == real else n_fit)
             choices = [_resolved(study, entry, name, scope) for name in names]
             for counts in itertools.product(*choices):
                 pairs = tuple((name, count) for name, count in zip(names, counts, strict=True) if count)
                 fitted = any(_sees_recipe(study, name) for name, _ in pairs)
-                recipes.append(replace(scope, synthetic=pairs, sees=scope.sees if fitted else None))
+                recipes.append(replace(scope, synthetic=pairs, n_fit=scope.n_fit if fitted else None))
     recipes = list(dict.fromkeys(recipes))
     return recipes + _control_recipes(study, recipes)
 
@@ -39,8 +39,8 @@ def _resolved(study: Study, entry: TrainingSets, generator: str, scope: Recipe) 
     if not isinstance(entry.synthetic[generator], PerReal):
         return counts
     declared = study.generators.get(generator)
-    seen = None if declared is None else declared.fitted_on(scope)
-    return () if seen is None else tuple(seen * count for count in counts)
+    n_fit = None if declared is None else declared.n_fit(scope)
+    return () if n_fit is None else tuple(n_fit * count for count in counts)
 
 
 def _control_recipes(study: Study, recipes: list[Recipe]) -> list[Recipe]:

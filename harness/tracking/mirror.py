@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.engine.plan import Plan, Stage
+from harness.engine.graph import Plan, Stage
 from harness.engine.run import Summary
 from harness.store.results import Result, Store
 

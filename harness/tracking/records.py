@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.engine.plan import Cell, Plan, Stage
+from harness.engine.graph import Cell, Plan, Stage
+from harness.engine.stages import kinds
 from harness.store.results import Result
 
 #: Limits of MLflow 3.17.
@@ -70,19 +71,17 @@ def _shown(value: Any) -> str:
 
 
 def measured_numbers(result: Result, logged: set[str]) -> list[MetricRow]:
-    """Return the numbers in a result's values, without those that its metrics file already has under their last words.
+    """Return what a result measured, as its kind tells it, without what its metrics file has under its last words.
 
     Args:
         result: of any stage.
         logged: names of metrics that the stage logged itself.
     """
     rows = []
-    for path, value in flatten(result.values):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            continue
-        if path[-1] in logged or " ".join(path[-2:]) in logged:
-            continue
-        rows.append(MetricRow(clean_name("/".join(path)), _finite(float(value)), 0, result.record.get("finished", 0.0)))
+    for name, value in kinds()[result.record["kind"]].thing.numbers(result):
+        path = name.split("/")
+        if path[-1] not in logged and " ".join(path[-2:]) not in logged:
+            rows.append(MetricRow(clean_name(name), _finite(value), 0, result.record.get("finished", 0.0)))
     return rows
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.engine.fitted_generator import FittedGenerator
-from harness.engine.plan import Plan, Stage
+from harness.engine.graph import Plan, Stage
 from harness.engine.run import Summary
 from harness.engine.worker import git_commit
 from harness.plugins.registry import load_plugin
@@ -252,7 +252,7 @@ class StudyRuns:
         self._forget_reason(run)
         self._log(run.id, metrics=rows, tags=tags)
         self._log_dataset(stage, run)
-        self._log_files(run.id, result.folder)
+        self._log_files(run.id, result)
         if stage.kind in ("fit", "select") and not run.models:
             self._log_model(stage, result, run)
         self.client.set_terminated(run.id, "FINISHED", _milliseconds(ended))
@@ -352,12 +352,11 @@ class StudyRuns:
         self.client.log_inputs(run.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
         run.inputs = 1
 
-    def _log_files(self, run: str, folder: Path) -> None:
-        """Upload pictures, figures and the record itself."""
-        for name in ("images", "figures", "tables"):
-            if (folder / name).is_dir():
-                self.client.log_artifacts(run, str(folder / name), name)
-        self.client.log_artifact(run, str(folder / "result.json"))
+    def _log_files(self, run: str, result: Result) -> None:
+        """Upload pictures and the record itself."""
+        if (result.folder / "images").is_dir():
+            self.client.log_artifacts(run, str(result.folder / "images"), "images")
+        self.client.log_artifact(run, str(result.record_file))
 
     def _log_model(self, stage: Stage, result: Result, run: _StageRun) -> None:
         """Log a learned generator at its selected checkpoint, or at its last one when none is selected."""
@@ -369,8 +368,7 @@ class StudyRuns:
         if fit is None or not load_plugin("generators", stage.runtime["target"]).card.learns:
             return
         selection = result if stage.kind == "select" else None
-        plugin = (stage.runtime["target"], stage.runtime["plugin-parameters"])
-        fitted = FittedGenerator.from_store(self.store, fit, selection, pictures=False, plugin=plugin)
+        fitted = FittedGenerator.from_store(self.store, fit, selection, runtime=stage.runtime, pictures=False)
         log_generator(self.client, self.experiment, run.id, fitted)
         run.models = 1
 

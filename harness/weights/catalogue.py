@@ -165,19 +165,6 @@ _ENTRIES = (
         also=", and of style transfer",
     ),
     Weights(
-        "lpips-vgg16-heads",
-        "how LPIPS-VGG16 weighs the features of vgg16-imagenet",
-        "BSD-2-Clause",
-        (
-            PinnedFile(
-                "vgg.pth",
-                "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
-                requirement="torchmetrics==1.9.0",
-                member="torchmetrics/functional/image/lpips_models/vgg.pth",
-            ),
-        ),
-    ),
-    Weights(
         "vgg16-edges",
         "VGG16 trained on to detect edges: perceptual distances, not LPIPS, without vgg16-imagenet",
         "MIT",

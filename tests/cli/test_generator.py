@@ -149,8 +149,8 @@ def test_a_fit_is_kept_and_not_done_twice(fit):
 
 
 def test_the_key_of_a_fit_is_the_one_it_has_in_a_study(fit, home):
-    from harness.engine.load import LoadedStudy
     from harness.engine.plan import build_plan
+    from harness.study.loaded import LoadedStudy
     from harness.study.schema import Study
     from harness.study.yaml_document import Document
 
@@ -223,6 +223,11 @@ def test_masks_are_sampled_and_then_painted(harness, fit, tmp_path):
     code, _, err = harness("sample", "--from", painter, "-n", "1", "--out", "bare")
     assert code == 1
     assert "painter makes an image for a given mask" in err
+    (tmp_path / "other").mkdir()
+    Image.fromarray(np.full((8, 12), 255, np.uint8)).save(tmp_path / "other" / "small.png")
+    code, _, err = harness("sample", "--from", painter, "-n", "1", "--out", "no", "--masks", "other")
+    assert code == 2
+    assert "--masks other: they have 12 x 8 pixels; the generator makes 16 x 16." in err
 
 
 def test_a_fit_is_found_by_its_mlflow_run_and_by_its_model(harness, fit, home, tmp_path):
@@ -245,6 +250,17 @@ def test_a_fit_is_found_by_its_mlflow_run_and_by_its_model(harness, fit, home, t
     code, _, err = harness("sample", "--from", "f" * 32, "-n", "1", "--out", "none")
     assert code == 1
     assert "has no run" in err
+    code, _, err = harness("sample", "--from", model, "-n", "1", "--out", "none", "--checkpoint", "2")
+    assert code == 2
+    assert "holds only step 4" in err
+
+
+def test_a_name_of_several_fits_is_refused_with_their_keys(harness, fit):
+    keys = [fit("Mean", "--real", "9", "--set", f"steps={steps}")["key"] for steps in (2, 4)]
+    code, _, err = harness("sample", "--from", "fit mean on 9 real", "-n", "1", "--out", "none")
+    assert code == 2
+    assert "2 results are called 'fit mean on 9 real'" in err
+    assert all(key[:12] in err for key in keys)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,7 @@ from PIL import Image
 import harness.weights.locate
 from harness.metrics.features.extract import features
 from harness.metrics.features.networks import network_named
-from harness.metrics.fidelity.frechet import frechet_distance
-from harness.metrics.fidelity.measure import beside_fid
+from harness.metrics.fidelity.frechet import beside_fid, frechet_distance
 from harness.metrics.fidelity.sifid import single_image_distances
 from harness.metrics.inputs.places import read_both_masks, read_images
 
@@ -70,10 +69,10 @@ def test_another_network_is_never_called_fid(folders, command, harness_home):
 
 def test_mask_area_draws_its_histograms(folders, command, tmp_path):
     said = command("metrics", "mask-area", *folders, "--figures", str(tmp_path / "drawn"), "--json").json
-    _, (_, made) = read_both_masks(*folders)
+    _, made = read_both_masks(*folders)
     assert sum(said["histogram-real"]) == 18
-    assert said["mean-area-synthetic"] == pytest.approx(made.mean())
-    assert said["empty-masks-real"] == 0
+    assert said["mean-area-synthetic"] == pytest.approx(made.masks.mean())
+    assert said["empty-masks"] == 0
     assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"mask-areas.png", "mask-areas.pdf"}
 
 
@@ -98,7 +97,7 @@ def test_sifid_goes_by_lineage_where_it_is_known_and_is_zero_with_itself(finishe
     said = command("metrics", "sifid", "twelve", pool.parent.name, "--json").json
     sources = [next(iter(document["lineages"][i])) for i in document["lineage"]]
     originals, made = read_images("twelve"), read_images(str(pool))
-    pairs = [(originals.names.index(source), j) for j, source in enumerate(sources)]
+    pairs = [(originals.ids.index(source), j) for j, source in enumerate(sources)]
     expected = single_image_distances(originals.images, made.images, device=CPU, pairs=pairs)
     assert said["sifid"] == pytest.approx(expected.mean(), rel=1e-6)
     same = command("metrics", "sifid", "twelve", "twelve", "--json").json
@@ -111,8 +110,8 @@ def test_masks_of_a_dataset_come_at_the_size_of_the_others(finished_study, comma
         answer = command("metrics", "sim", *places, "--json")
         assert answer.code == 0, answer.err
         assert 0 < answer.json["sim"] <= 1
-    (_, real), (_, made) = read_both_masks("twelve:fit", key)
-    assert real.shape[1:] == made.shape[1:] == (32, 32)
+    real, made = read_both_masks("twelve:fit", key)
+    assert real.masks.shape[1:] == made.masks.shape[1:] == (32, 32)
 
 
 @pytest.mark.parametrize("metric", ["fid", "kid", "prdc"])

@@ -7,10 +7,8 @@ import pytest
 import torch
 from pydantic import BaseModel, Field
 
-from harness.conformance import check_plugin, drawn_pairs, kind_of
-from harness.errors import PluginError
-from harness.learning.work_folder import WorkFolder, run_fit
-from harness.plugins.contract import Card, Checkpoint, Generator, Parameters, Plugin, Refiner, Sample, Segmenter
+from harness.conformance import check_plugin, drawn_pairs
+from harness.plugins.contract import Card, Checkpoint, Generator, Parameters, Refiner, Sample, Segmenter
 
 
 class WalkParameters(Parameters):
@@ -51,7 +49,7 @@ class Walk(Generator):
 class OneModelAPair(Walk):
     """Walks once for each pair, with a checkpoint after each."""
 
-    card = Card(needs="image")
+    card = Card(one_model_a_pair=True)
 
     def fit(self, pairs, context):
         values = (context.restore_state() or {"values": {}})["values"]
@@ -385,7 +383,7 @@ class Linear(Segmenter):
     def module(self, steps):
         from pytorch_lightning import LightningModule
 
-        layer, scale = self.layer(), self.loss_scale
+        layer, scale, returned = self.layer(), self.loss_scale, self.configured
 
         class Module(LightningModule):
             def __init__(self):
@@ -401,9 +399,19 @@ class Linear(Segmenter):
                 return loss * scale
 
             def configure_optimizers(self):
-                return torch.optim.SGD(self.parameters(), lr=0.1)
+                return returned(torch.optim.SGD(self.parameters(), lr=0.1))
 
         return Module()
+
+    def configured(self, optimiser):
+        return optimiser
+
+
+class TwoOptimisers(Linear):
+    """Asks for two optimisers."""
+
+    def configured(self, optimiser):
+        return [optimiser, optimiser]
 
 
 class TwoChannels(Linear):
@@ -440,6 +448,7 @@ class OwnRandomness(Linear):
     ("plugin", "check"),
     [
         (Linear, None),
+        (TwoOptimisers, "module"),
         (TwoChannels, "forward"),
         (InfiniteLoss, "training step"),
         (NoGradient, "training step"),
@@ -449,12 +458,6 @@ class OwnRandomness(Linear):
 def test_segmenters(tmp_path, plugin, check):
     failed = failures("segmenters", plugin, tmp_path)
     assert check in failed if check else failed == {}
-
-
-def test_kind_of_a_class():
-    assert [kind_of(c) for c in (Walk, Blend, Linear)] == ["generators", "refiners", "segmenters"]
-    with pytest.raises(ValueError, match="neither a Generator"):
-        kind_of(Plugin)
 
 
 def test_drawn_pairs_have_none_one_and_two_polyps():
@@ -469,116 +472,3 @@ def test_drawn_pairs_have_none_one_and_two_polyps():
 
 
 # WorkFolder and run_fit: what the engine and the suite share.
-
-
-def context(folder, **options):
-    return WorkFolder(folder, torch.device("cpu"), 5, **options)
-
-
-def test_state_survives_and_later_metrics_are_dropped(tmp_path):
-    first = context(tmp_path)
-    first.log(1, training_loss=0.5)
-    first.save_state({"step": 1, "weights": {"a": torch.arange(3)}, "names": ["x", 2, 3.5]})
-    first.log(2, training_loss=0.25)
-    first.flush()
-    second = context(tmp_path)
-    state = second.restore_state()
-    assert state["weights"]["a"].tolist() == [0, 1, 2]
-    assert state["names"] == ["x", 2, 3.5]
-    second.log(2, training_loss=0.125)
-    rows = [(row["name"], row["step"], row["value"]) for row in second.metrics()]
-    assert rows == [("training-loss", 1, 0.5), ("training-loss", 2, 0.125)]
-
-
-def test_a_folder_without_state_starts_afresh(tmp_path):
-    first = context(tmp_path)
-    first.log(1, loss=0.5)
-    first.note("Random weights.")
-    first.flush()
-    (first.checkpoint_folder(1) / "half.bin").write_text("half")
-    second = context(tmp_path)
-    assert second.restore_state() is None
-    assert second.metrics() == []
-    assert second.notes() == []
-    assert not (tmp_path / "checkpoints" / "1").exists()
-
-
-def test_a_save_that_fails_keeps_the_last_state(tmp_path):
-    kept = context(tmp_path)
-    kept.save_state({"step": 1})
-    with pytest.raises(Exception, match=r"pickle|local"):
-        kept.save_state({"step": 2, "function": lambda: None})
-    assert context(tmp_path).restore_state() == {"step": 1}
-
-
-def test_a_state_is_never_unpickled(tmp_path):
-    class Surprise:
-        def __reduce__(self):
-            return (print, ("executed",))
-
-    torch.save({"state": Surprise(), "metrics_bytes": 0}, tmp_path / "state.pt")
-    with pytest.raises(Exception, match=r"[Uu]npickl|weights_only"):
-        context(tmp_path).restore_state()
-
-
-def test_should_save_follows_the_clock(tmp_path):
-    assert context(tmp_path, save_every_s=0).should_save()
-    assert not context(tmp_path, save_every_s=1e6).should_save()
-
-
-def test_progress_is_limited_and_its_end_is_told(tmp_path):
-    told = []
-    watched = context(tmp_path, on_progress=lambda *row: told.append(row), progress_every_s=1e6)
-    for step in range(1, 11):
-        watched.progress(step, 10)
-    assert told == [(1, 10, "steps"), (10, 10, "steps")]
-
-
-def test_checkpoint_folder_replaces_a_half_written_one(tmp_path):
-    watched = context(tmp_path)
-    (watched.checkpoint_folder(3) / "half.bin").write_text("half")
-    assert list(watched.checkpoint_folder(3).iterdir()) == []
-
-
-def test_notes_are_said_once_and_images_are_grids(tmp_path):
-    from PIL import Image
-
-    watched = context(tmp_path)
-    for _ in range(2):
-        watched.note("Random weights.")
-    assert watched.notes() == ["Random weights."]
-    watched.log_images("samples", 7, np.full((5, 8, 6, 3), 9, np.uint8))
-    grid = np.asarray(Image.open(tmp_path / "images" / "samples" / "7.png"))
-    assert grid.shape == (2 * 10 + 2, 3 * 8 + 2, 3)
-    assert np.count_nonzero(grid[..., 0] == 9) == 5 * 8 * 6
-
-
-def test_run_fit_keeps_checkpoints_of_before_the_kill(tmp_path):
-    class Kill(BaseException):
-        pass
-
-    class Killing(WorkFolder):
-        def should_save(self):
-            done = len(self.metrics())
-            if done == 5:
-                raise Kill
-            return done == 4
-
-    with pytest.raises(Kill):
-        run_fit(Walk.create(), drawn_pairs(2), Killing(tmp_path, torch.device("cpu"), 5))
-    resumed = run_fit(Walk.create(), drawn_pairs(2), context(tmp_path))
-    whole = run_fit(Walk.create(), drawn_pairs(2), context(tmp_path / "whole"))
-    assert [c.step for c in resumed] == [c.step for c in whole] == [3, 6]
-    values = [[(c.folder / "value.txt").read_text() for c in fit] for fit in (resumed, whole)]
-    assert values[0] == values[1]
-
-
-def test_run_fit_refuses_a_fit_without_checkpoints(tmp_path):
-    class Silent(Walk):
-        """Yields nothing."""
-
-        def fit(self, pairs, context):
-            yield from ()
-
-    with pytest.raises(PluginError, match="yielded no checkpoint"):
-        run_fit(Silent.create(), drawn_pairs(2), context(tmp_path))

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from harness.engine.collect import collect
-from harness.engine.load import LoadedStudy
-from harness.engine.plan import Reference, build_plan
+from harness.engine.graph import Reference
+from harness.engine.plan import build_plan
 from harness.results.schema import COLUMNS
 from harness.store.results import Store
+from harness.study.loaded import LoadedStudy
 from harness.study.schema import Study
 from harness.study.yaml_document import Document
 
@@ -52,13 +53,20 @@ def commit(plan: Any, key: str, values: dict[str, Any], **arrays: dict[str, np.n
     folder = store.work_folder(key)
     folder.mkdir(parents=True)
     for name, content in arrays.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         np.savez(folder / f"{name}.npz", **content)
     record = {"kind": stage.kind, "label": stage.label, "key": key, "parts": stage.parts, "values": values}
     store.commit(stage.kind, key, {**record, "commit": "", "device": "CPU", "versions": {}})
 
 
+def samples_of(*steps: int) -> dict[str, dict[str, np.ndarray]]:
+    """Two samples of each checkpoint, as a selection keeps them."""
+    few = {"images": np.zeros((2, 4, 4, 3), np.uint8), "masks": np.zeros((2, 4, 4), np.uint8)}
+    return {f"shown/{step}": few for step in steps}
+
+
 def pool(plan: Any, fold: int, real: int | None) -> Any:
-    (found,) = [p for p in plan.pools if (p.fold, p.real, p.control) == (fold, real, False)]
+    (found,) = [p for p in plan.pools if (p.fold, p.n_fit, p.control) == (fold, real, False)]
     return found
 
 
@@ -140,17 +148,17 @@ def test_selection_rows_say_what_was_chosen_and_why_others_cannot_be(plan):
     ((part, key),) = pool(plan, 0, 4).selections
     rows = [
         {"step": 1, "thumbnail-distance": 3.0, "problem": "empty masks"},
-        {"step": 2, "thumbnail-distance": None, "constant": True},  # as older results say it
-        {"step": 3, "thumbnail-distance": float("nan"), "constant": False},
+        {"step": 2, "thumbnail-distance": float("nan"), "problem": "its thumbnail-distance is not a number"},
         {"step": 4, "thumbnail-distance": 2.0, "problem": ""},
-        {"step": 5, "thumbnail-distance": 2.5, "constant": False},
+        {"step": 5, "thumbnail-distance": 2.5, "problem": ""},
     ]
-    commit(plan, key, {"step": 4, "rows": rows, "seen": [], "network": "pixels-8", "samples": 8})
+    values = {"step": 4, "rows": rows, "seen": [], "network": "pixels-8", "samples": 8}
+    commit(plan, key, values, **samples_of(1, 2, 4, 5))
     found = rows_of(plan, "selection", cell=f"paint on 4 real {part}", fold=0)
     assert [(r["step"], r["reduction"]) for r in found] == [
-        (1, "empty masks"), (2, "constant"), (3, "not a number"), (4, "selected"), (5, ""),
+        (1, "empty masks"), (2, "its thumbnail-distance is not a number"), (4, "selected"), (5, ""),
     ]  # fmt: skip
-    assert [r["value"] for r in found][3:] == [2.0, 2.5]
+    assert [r["value"] for r in found][2:] == [2.0, 2.5]
     assert {r["images"] for r in found} == {8}
     assert collect(plan, Store()).selection_networks == {f"paint on 4 real {part}": "pixels-8"}
     (left,) = rows_of(plan, "selection", cell=f"paint {part}", fold=0)
@@ -183,17 +191,9 @@ def test_figures_get_the_arrays_of_the_stage(plan):
     assert found.diversity.deviation.max() == 0.25
 
 
-@pytest.mark.parametrize(
-    ("values", "copies"),
-    [
-        ({"exact-copies": 0, "copied-p-value": 0.02}, False),
-        ({"exact-copies": 1, "copied-p-value": 0.9}, True),
-        ({"exact-copies": 0, "copied-p-value": 0.001}, True),
-        ({"memorisation": float("nan")}, None),
-        ({"exact-copies": 1, "copied-p-value": 0.9, "copies": False}, False),
-    ],
-)
-def test_a_result_without_the_flag_is_judged_by_what_the_flag_stands_on(plan, values, copies):
+@pytest.mark.parametrize("copies", [True, False, None])
+def test_whether_images_are_copies_is_what_memorisation_says(plan, copies):
+    values = {"memorisation": 0.5} if copies is None else {"memorisation": 0.5, "copies": copies}
     commit(plan, pool(plan, 0, None).fidelity, {"measured": {"mask-area": MASK_AREA, "memorisation": values}})
     (found,) = collect(plan, Store()).measured
     assert found.copies is copies
@@ -206,7 +206,7 @@ def test_a_report_can_be_made_of_what_was_collected(plan, tmp_path):
     commit(plan, pool(plan, 0, None).fidelity, {"measured": BOTH})
     ((_, key),) = pool(plan, 0, None).selections
     rows = [{"step": 1, "thumbnail-distance": 3.0, "problem": ""}]
-    commit(plan, key, {"step": 1, "rows": rows, "network": "pixels-8"})
+    commit(plan, key, {"step": 1, "rows": rows, "seen": [], "network": "pixels-8"}, **samples_of(1))
     folder = render(collect(plan, Store()), tmp_path / "report").parent
     masks = (folder / "tables" / "fidelity-masks.md").read_text()
     row = next(line for line in masks.splitlines() if line.startswith("| paint‡ |"))

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from harness.engine.graph import Plan
 from harness.engine.load import load_study
-from harness.engine.plan import Plan, build_plan
+from harness.engine.plan import build_plan
 from harness.engine.run import specification
 from harness.engine.worker import run_stage
 from harness.store.results import Store

@@ -14,13 +14,16 @@ import torch
 from harness.data.pairs import PairSet
 from harness.engine.collect import collect
 from harness.engine.executors import make_executor
+from harness.engine.graph import Plan
 from harness.engine.load import load_study
-from harness.engine.plan import Plan, build_plan
+from harness.engine.plan import build_plan
 from harness.engine.run import run_plan, specification
-from harness.engine.stages.running import RealPairs
+from harness.engine.stages.dataset import RealPairs
 from harness.engine.worker import run_stage
 from harness.errors import DeclarationError
+from harness.learning.judge import TrainedSegmenter
 from harness.metrics.fidelity.measure import measure, of_masks
+from harness.metrics.spec import Sets, fidelity_metric
 from harness.report.render import render
 from harness.store.results import Result, Store
 
@@ -161,11 +164,12 @@ METRICS = "thumbnail-distance, mask-area, sim, memorisation"
 def test_masks_alone_are_measured_against_masks_and_so_are_real_ones(study: Any) -> None:
     generators = f"{{squares: {{{masks_of(study)}}}, both: {{{masks_of(study)}, {images_of(study)}}}}}"
     plan, store = ran(generators, f"fidelity={{metrics: [{METRICS}], samples: 6, references: [report]}}")
-    real = RealPairs(result(plan, store, plan.datasets[0]))
+    real = RealPairs(result(plan, store, plan.datasets[0]).folder)
     squares, both = plan.pools
     made = PairSet.load(result(plan, store, squares.key).folder / "pairs")
     cpu = torch.device("cpu")
-    expected = measure(["thumbnail-distance", "sim"], of_masks(real.role("fit")), of_masks(made.first(6)), device=cpu)
+    metrics = [fidelity_metric("thumbnail-distance"), fidelity_metric("sim")]
+    expected = measure(metrics, Sets(of_masks(real.role("fit")), of_masks(made.first(6)), cpu))
     found = result(plan, store, squares.fidelity).values["measured"]
     for name, values in expected.items():
         assert found[name][name] == pytest.approx(values[name])
@@ -178,7 +182,7 @@ def test_masks_alone_are_measured_against_masks_and_so_are_real_ones(study: Any)
     for reference, pairs, fit in zip(
         plan.references, (report, of_masks(report)), (real.role("fit"), of_masks(real.role("fit"))), strict=True
     ):
-        wanted = measure(["thumbnail-distance"], fit, pairs, device=cpu)["thumbnail-distance"]["thumbnail-distance"]
+        wanted = measure(metrics[:1], Sets(fit, pairs, cpu))["thumbnail-distance"]["thumbnail-distance"]
         values = result(plan, store, reference.key).values["measured"]["thumbnail-distance"]
         assert values["thumbnail-distance"] == pytest.approx(wanted)
     # A training image is no picture of a mask: what lies closest to a mask is a mask.
@@ -253,7 +257,7 @@ class Renamed(Colourer):
 
 
 def pipeline(study: Any, more: str = "", masks: str = ", factors: [1]", images: str = ", checkpoints: 3") -> str:
-    return f"{{both: {{{masks_of(study, masks)}, {images_of(study, images)}{more}}}}}"
+    return f"{{both: {{{masks_of(study, masks)}, {images_of(study, images)}, variations: {{}}{more}}}}}"
 
 
 def test_several_images_are_kept_for_each_of_the_first_masks(study: Any, tmp_path: Path) -> None:
@@ -280,6 +284,21 @@ def test_several_images_are_kept_for_each_of_the_first_masks(study: Any, tmp_pat
     assert variations.cell == "both"
     np.testing.assert_array_equal(variations.images, found["images"])
     assert drawn(plan, store, tmp_path / "report", "variations") == {"variations-0"}
+
+
+def test_a_study_that_asks_for_no_variations_pays_for_none(study: Any) -> None:
+    plan, store = ran(pipeline(study).replace(", variations: {}", ""))
+    assert collect(plan, store).variations == []
+    assert not (result(plan, store, plan.pools[0].key).folder / "variations.npz").exists()
+    asked = plan_of(pipeline(study))
+    assert plan.pools[0].key != asked.pools[0].key
+    fewer = plan_of(pipeline(study).replace("variations: {}", "variations: {masks: 2, images: 3}"))
+    assert len({asked.pools[0].key, fewer.pools[0].key}) == 2
+
+
+def test_variations_are_of_images_made_for_masks(study: Any) -> None:
+    with pytest.raises(DeclarationError, match="variations are of images made for masks; add images"):
+        plan_of(f"{{squares: {{{masks_of(study)}, variations: {{}}}}}}")
 
 
 def test_a_generator_of_pairs_or_of_masks_has_no_variations(study: Any) -> None:
@@ -341,17 +360,6 @@ def test_a_killed_selection_keeps_the_samples_of_what_it_does_not_score_again(
     assert found.steps == (1, 50000, 100000)
 
 
-def test_a_result_from_before_there_were_samples_still_renders(study: Any, tmp_path: Path) -> None:
-    plan, store = ran(pipeline(study, masks=CHOSEN))
-    kinds = ("checkpoints", "variations", "masks")
-    assert drawn(plan, store, tmp_path / "whole", *kinds) == {"checkpoints-0", "variations-0", "masks"}
-    for stage in plan.stages.values():
-        folder = result(plan, store, stage.key).folder
-        for path in [*folder.glob("shown/*.npz"), *folder.glob("variations.npz")]:
-            path.unlink()
-    assert drawn(plan, store, tmp_path / "older", *kinds) == {"masks"}
-
-
 def test_masks_are_shown_below_real_ones_and_beside_the_most_similar_real_one(study: Any, tmp_path: Path) -> None:
     generators = f"{{squares: {{{masks_of(study)}}}, {pipeline(study)[1:]}"
     plan, store = ran(generators, "fidelity={metrics: [sim], samples: 6, references: []}")
@@ -362,7 +370,7 @@ def test_masks_are_shown_below_real_ones_and_beside_the_most_similar_real_one(st
         (measured,) = [one for one in results.measured if one.cell == pool.generator]
         closest = measured.closest_masks
         assert closest is not None
-        real = RealPairs(result(plan, store, plan.datasets[0])).role("fit").masks
+        real = RealPairs(result(plan, store, plan.datasets[0]).folder).role("fit").masks
         np.testing.assert_array_equal(closest.synthetic, made[:6])
         shares = (closest.synthetic[:, None] == real[None]).mean(axis=(2, 3))
         np.testing.assert_allclose(closest.similarity, shares.max(axis=1))
@@ -455,6 +463,7 @@ def test_what_images_agree_with_their_masks_is_known_mask_by_mask(tmp_path: Path
     from types import SimpleNamespace
 
     from harness.engine.stages import fidelity
+    from harness.engine.stages.pool import PoolResult
 
     given = np.zeros((2, 4, 4), np.uint8)
     given[:, :2] = 1  # eight pixels of polyp
@@ -466,8 +475,8 @@ def test_what_images_agree_with_their_masks_is_known_mask_by_mask(tmp_path: Path
     pool.mkdir()
     measured.mkdir()
     np.savez(pool / "variations.npz", masks=given, images=shown)
-    stage: Any = SimpleNamespace(results=lambda name: [SimpleNamespace(folder=pool)], folder=measured)
-    segmenter: Any = SimpleNamespace(predict=lambda images: (images[..., 0] > 127).astype(np.uint8))
+    stage: Any = SimpleNamespace(inputs=lambda name: [PoolResult(pool)], folder=measured)
+    segmenter: Any = TrainedSegmenter("bright", lambda images: (images[..., 0] > 127).astype(np.uint8))
     values = fidelity._agreement_by_mask(stage, segmenter)
     assert values == {"agreement-lowest-mask": pytest.approx(0.5)}
     with np.load(measured / "agreement_by_mask.npz") as stored:

@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 from harness.data.pairs import PairSet
 from harness.engine.collect import collect
 from harness.engine.executors import make_executor
+from harness.engine.graph import Plan, Pool
 from harness.engine.load import load_study
-from harness.engine.plan import Plan, Pool, build_plan
+from harness.engine.plan import build_plan
 from harness.engine.run import run_plan, targets
-from harness.engine.stages.running import RealPairs, item_seeds, load_pool
+from harness.engine.stages.dataset import RealPairs
+from harness.engine.stages.pool import PoolResult, item_seeds
 from harness.store.results import Result, Store
 
 PLUGINS = '''
@@ -29,7 +31,7 @@ class Imitator(Painter):
     """One model a pair: the colours of that pair alone. Checkpoint k has models of the first k pairs."""
 
     name = "imitator"
-    card = Card(needs="image")
+    card = Card(one_model_a_pair=True)
     sampling = frozenset({"silent"})
 
     class Parameters(Parameters):
@@ -115,11 +117,11 @@ def result(plan: Plan, store: Store, key: str) -> Result:
 
 
 def first(plan: Plan, store: Store, count: int) -> PairSet:
-    return RealPairs(result(plan, store, plan.datasets[0])).first(count, plan.loaded.study.dataset.seed)
+    return RealPairs(result(plan, store, plan.datasets[0]).folder).first(count, plan.loaded.study.dataset.seed)
 
 
 def pool_on(plan: Plan, real: int | None) -> Pool:
-    (found,) = [pool for pool in plan.pools if pool.real == real and not pool.control]
+    (found,) = [pool for pool in plan.pools if pool.n_fit == real and not pool.control]
     return found
 
 
@@ -159,7 +161,7 @@ def test_one_fit_serves_pools_on_its_first_pairs(study: Any) -> None:
     plan = plan_of(*settings(study, TRAIN))
     assert labels(plan, "fit") == ["fit imitate on 5 real"]
     assert labels(plan, "sample") == ["sample imitate on 2 real", "sample imitate on 5 real"]
-    assert [(pool.real, pool.count) for pool in plan.pools] == [(2, 6), (5, 15)]
+    assert [(pool.n_fit, pool.count) for pool in plan.pools] == [(2, 6), (5, 15)]
     assert plan.stages[pool_on(plan, 2).key].parts["parameters"] == {"count": 6, "real": 2}
     # What is all that the fit has need not be said, so that keys are those of a study of this size alone.
     assert plan.stages[pool_on(plan, 5).key].parts["parameters"] == {"count": 15}
@@ -247,10 +249,10 @@ def test_a_training_set_of_synthetic_pairs_has_seen_only_what_it_says(study: Any
     rows = collect(plan, store).rows
     scores = rows[rows["kind"] == "segmentation"].drop_duplicates("recipe").set_index("recipe")
     assert scores["real"].to_dict() == {"real=2": 2, "real=5": 5, "sees=2,imitate=6": 0, "sees=5,imitate=15": 0}
-    assert scores["seen"].to_dict() == {"real=2": "", "real=5": "", "sees=2,imitate=6": 2, "sees=5,imitate=15": 5}
+    assert scores["n_fit"].to_dict() == {"real=2": "", "real=5": "", "sees=2,imitate=6": 2, "sees=5,imitate=15": 5}
     measured = rows[(rows["kind"] == "fidelity") & (rows["metric"] == "mask-area")]
     assert measured["cell"].tolist() == ["imitate on 2 real", "imitate on 5 real"]
-    assert measured["real"].tolist() == measured["seen"].tolist() == [2, 5]
+    assert measured["real"].tolist() == measured["n_fit"].tolist() == [2, 5]
 
 
 def test_only_names_a_recipe_by_what_it_sees(study: Any) -> None:
@@ -269,12 +271,12 @@ def test_a_chosen_checkpoint_leaves_the_source_of_each_pair_known(study: Any) ->
     # The third checkpoint has models of three pairs, so these three take turns.
     real = first(plan, store, 3)
     (pool,) = plan.pools
-    every = set(RealPairs(result(plan, store, plan.datasets[0])).role("fit").ids)
+    every = set(RealPairs(result(plan, store, plan.datasets[0]).folder).role("fit").ids)
     (sampled,) = plan.stages[pool.key].inputs["pool"]
     for key in (sampled, pool.key):
-        pairs, sources = load_pool(result(plan, store, key).folder)
-        assert set(pairs.lineage) == {frozenset(every)}
-        assert sources == tuple(frozenset({real.ids[i % 3]}) for i in range(6))
+        stored = PoolResult(result(plan, store, key).folder)
+        assert set(stored.pairs.lineage) == {frozenset(every)}
+        assert stored.sources == tuple(frozenset({real.ids[i % 3]}) for i in range(6))
     provenance = json.loads((result(plan, store, pool.key).folder / "provenance.json").read_text())
     assert provenance["fitted"] == sorted(real.ids)
     assert set(provenance["selected"]) == every
@@ -323,13 +325,13 @@ def test_a_generator_that_skips_its_turn_is_refused(study: Any, broken: str) -> 
 
 
 def test_a_checkpoint_without_a_model_of_any_pair_of_the_pool_is_told(study: Any) -> None:
-    from harness.engine.stages.running import sampled_pairs
+    from harness.engine.stages.pool import sampled_pairs
     from harness.errors import HarnessError
     from harness.plugins.contract import Card, Checkpoint, Generator
 
     class Modelled(Generator):
         name = "modelled"
-        card = Card(needs="image")
+        card = Card(one_model_a_pair=True)
 
         def fit(self, pairs: Any, context: Any) -> Any: ...
         def sample(self, checkpoint: Any, seeds: Any, context: Any, masks: Any = None) -> Any: ...

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from harness.engine.graph import Plan
 from harness.engine.load import load_study
-from harness.engine.plan import Plan, build_plan
+from harness.engine.plan import build_plan
 from harness.engine.preflight import missing_weights
-from harness.engine.stages.running import item_seeds
+from harness.engine.stages.pool import item_seeds
 from harness.errors import DeclarationError
 
 
@@ -93,7 +94,7 @@ def plan_of(*settings: str) -> Plan:
 def test_recipes_share_one_pool_and_take_its_first_pairs(temp_study: Any) -> None:
     plan = plan_of()
     pools = [pool for pool in plan.pools if pool.generator == "paint"]
-    assert [(pool.count, pool.real) for pool in pools] == [(8, None)]
+    assert [(pool.count, pool.n_fit) for pool in pools] == [(8, None)]
     parameters = {s.label: s.parts["parameters"] for s in plan.stages.values() if s.kind == "train"}
     assert parameters["train tiny * real=4,paint=4 * seed=0"]["synthetic"] == [4]
 
@@ -108,13 +109,13 @@ def test_a_larger_pool_leaves_the_trainings_on_its_first_pairs_alone(temp_study:
 
 def test_a_generator_fitted_on_the_recipe_sees_no_more_than_it(temp_study: Any) -> None:
     plan = plan_of("generators.paint.sees=recipe", "controls=[]")
-    assert [pool.real for pool in plan.pools] == [4]
+    assert [pool.n_fit for pool in plan.pools] == [4]
     assert not any("fitted on" in note for note in plan.notes)
     assert any("was fitted on" in note and "more than these training sets hold" in note for note in plan_of().notes)
 
 
 def test_controls_are_made_from_the_real_pairs_of_their_arm(temp_study: Any) -> None:
-    assert [(p.generator, p.real, p.count) for p in plan_of().pools if p.control] == [("control:resample", 4, 8)]
+    assert [(p.generator, p.n_fit, p.count) for p in plan_of().pools if p.control] == [("control:resample", 4, 8)]
 
 
 def test_equal_steps_for_every_recipe_and_unequal_ones_for_epochs(temp_study: Any) -> None:
@@ -157,7 +158,7 @@ def test_fewer_than_a_generator_can_be_fitted_on_are_refused_too(temp_study: Any
 def test_a_pool_has_as_many_pairs_as_its_own_recipes_take(temp_study: Any) -> None:
     recipes = "train=[{sees: [2, 3], synthetic: {paint: {per-real: 5}}}, {real: 4, synthetic: {paint: 7}}]"
     plan = plan_of("generators.paint.sees=recipe", recipes, "controls=[]", "compare.against=null")
-    assert [(pool.real, pool.count) for pool in plan.pools] == [(2, 10), (3, 15), (4, 7)]
+    assert [(pool.n_fit, pool.count) for pool in plan.pools] == [(2, 10), (3, 15), (4, 7)]
     assert not any("fitted on" in note for note in plan.notes)
 
 

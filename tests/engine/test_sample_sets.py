@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from harness.data.pairs import PairSet
+from harness.engine.graph import Plan
 from harness.engine.load import load_study
-from harness.engine.plan import Plan, build_plan
-from harness.engine.stages import VERSIONS
-from harness.engine.stages.running import RealPairs
+from harness.engine.plan import build_plan
+from harness.engine.stages.dataset import RealPairs
+from harness.engine.stages.fidelity import FidelityStage
 from harness.errors import DeclarationError
 from harness.metrics.fidelity.measure import measure
+from harness.metrics.spec import Sets, fidelity_metric
 from harness.store.results import Result, Store, digest
 
 GENERATORS = "{resample: {pairs: {plugin: resample}}, phantom: {pairs: {plugin: phantom}}}"
@@ -28,7 +30,7 @@ class Stuck(Painter):
     name = "stuck"
 
     def sample(self, checkpoint, seeds, context, masks=None):
-        from harness.stages.running import item_seeds
+        from harness.engine.stages.pool import item_seeds
 
         made = super().sample(checkpoint, seeds, context, masks)
         images = made.images.copy()
@@ -75,7 +77,7 @@ def pairs_of(plan: Plan, store: Store, name: str) -> PairSet:
 def real(plan: Plan, store: Store, role: Any) -> PairSet:
     dataset = store.find("dataset", plan.datasets[0])
     assert dataset is not None
-    return RealPairs(dataset).role(role)
+    return RealPairs(dataset.folder).role(role)
 
 
 # the plan
@@ -96,7 +98,7 @@ def test_a_single_set_is_what_it_was_before_there_were_several(temp_study: Any, 
     defaults = {"metrics": ["thumbnail-distance", "mask-area", "sim"], "network": None, "against": "fit"}
     for pool in plan.pools:
         inputs = {"dataset": [plan.datasets[0]], "pool": [pool.key]}
-        parts = {"kind": "fidelity", "version": VERSIONS["fidelity"], "seed": 0, "inputs": inputs}
+        parts = {"kind": "fidelity", "version": FidelityStage.version, "seed": 0, "inputs": inputs}
         assert pool.fidelity == digest({**parts, "parameters": {**defaults, "samples": 6}})
     several = plan_of("{samples: 6, sets: 2}")
     assert not {pool.fidelity for pool in several.pools} & {pool.fidelity for pool in plan.pools}
@@ -127,10 +129,8 @@ def test_each_set_is_measured_on_its_own_and_the_first_is_that_of_a_single_set(t
     assert len(pool) == 18
     found = measured(store, pool_named(plan, "resample").fidelity).values["measured"]
     for name in names:
-        each = [
-            measure([name], reference, pool.take(range(start, start + 6)), device=torch.device("cpu"))[name][name]
-            for start in (0, 6, 12)
-        ]
+        sets = [Sets(reference, pool.take(range(at, at + 6)), torch.device("cpu")) for at in (0, 6, 12)]
+        each = [measure([fidelity_metric(name)], one)[name][name] for one in sets]
         assert len(set(each)) == 3
         assert [found[name][f"{name}-set-{number}"] for number in (1, 2, 3)] == pytest.approx(each)
         assert found[name][name] == pytest.approx(statistics.fmean(each))
@@ -158,9 +158,8 @@ def test_copies_are_looked_for_and_figures_drawn_in_all_sets(temp_study: Any) ->
     values = result.values["measured"]["memorisation"]
 
     def compared(pairs: PairSet) -> dict[str, Any]:
-        held_out = real(plan, store, "select")
-        device = torch.device("cpu")
-        return measure(["memorisation"], fitted, pairs, held_out=held_out, device=device)["memorisation"]
+        sets = Sets(fitted, pairs, torch.device("cpu"), held_out=real(plan, store, "select"))
+        return measure([fidelity_metric("memorisation")], sets)["memorisation"]
 
     whole, halves = compared(pool), [compared(pool.take(range(start, start + 6))) for start in (0, 6)]
     for name in ("memorisation", "copied", "copied-p-value", "exact-copies", "copies", "notes"):

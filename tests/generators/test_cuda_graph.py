@@ -23,8 +23,8 @@ from generators.first_stage import training as first_stage
 from generators.first_stage.parameters import FirstStageParameters
 from generators.four_channel_gan.pictures import RealPictures
 from generators.mask_ddpm import MaskDDPMParameters
-from generators.singan_seg import SinGANSegParameters
 from generators.singan_seg.batch import ModelBatch
+from generators.singan_seg.parameters import SinGANSegParameters
 from harness.conformance import drawn_pairs
 from harness.learning.perceptual import VGG, PerceptualNetwork
 from harness.learning.work_folder import WorkFolder, run_fit
@@ -32,7 +32,6 @@ from harness.plugins.contract import Checkpoint
 from harness.plugins.registry import load_plugin
 
 CPU = torch.device("cpu")
-on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 
 def test_a_cpu_calls_the_function_each_time() -> None:
@@ -79,7 +78,7 @@ def test_a_state_that_a_gpu_saved_goes_on_on_a_cpu() -> None:
         torch.testing.assert_close(difference, torch.full_like(difference, 0.25))
 
 
-@on_gpu
+@pytest.mark.gpu
 def test_replayed_calls_take_new_inputs_and_old_answers_stay() -> None:
     total = torch.zeros(2, device="cuda")
 
@@ -93,7 +92,7 @@ def test_replayed_calls_take_new_inputs_and_old_answers_stay() -> None:
     assert [answer.tolist() for answer in answers] == [[2 * s, -2 * s] for s in sums]
 
 
-@on_gpu
+@pytest.mark.gpu
 def test_recorded_epochs_of_singan_seg_end_where_called_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.backends.cudnn.deterministic = True
     pairs, made = drawn_pairs(3, 32), []
@@ -109,7 +108,7 @@ def test_recorded_epochs_of_singan_seg_end_where_called_ones_do(monkeypatch: pyt
         torch.testing.assert_close(recorded, made[1][name], atol=1e-4, rtol=1e-4)
 
 
-@on_gpu
+@pytest.mark.gpu
 def test_recorded_predictions_give_the_samples_that_called_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     network = Denoiser(1, 16, Shape((8, 16), 1, 8, 4)).to("cuda").eval()
@@ -123,7 +122,7 @@ def test_recorded_predictions_give_the_samples_that_called_ones_do(monkeypatch: 
     torch.testing.assert_close(*made, atol=1e-3, rtol=1e-3)
 
 
-@on_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_recorded_steps_of_diffusion_end_where_called_ones_do(monkeypatch: pytest.MonkeyPatch, accumulate: int) -> None:
     torch.backends.cudnn.deterministic = True
@@ -149,7 +148,7 @@ def test_recorded_steps_of_diffusion_end_where_called_ones_do(monkeypatch: pytes
     torch.testing.assert_close(*made, atol=1e-4, rtol=1e-4)
 
 
-@on_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     ("gan", "values"),
     [
@@ -181,7 +180,7 @@ def test_recorded_steps_of_gans_end_where_called_ones_do(
     assert distance(*ends) < 0.02 * distance(start, ends[1])
 
 
-@on_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("values", [{"adversarial_start": 0}, {"adversarial_start": 20, "judging_interval": 2}])
 def test_recorded_steps_of_the_first_stage_end_where_called_ones_do(
     monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]
@@ -232,7 +231,7 @@ class Killing(Counting):
         return self.steps == 24
 
 
-@on_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", ["dcgan", "progan", "fastgan", "mask-ddpm", "mask-ldm", "singan-seg"])
 def test_a_killed_fit_resumes_on_a_gpu(tmp_path: Path, name: str) -> None:
     """The state goes through a file, then steps are recorded anew; rounding differs, so what is left must be little."""

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import wasserstein_distance
 
 from generators.dcgan import DCGAN
-from generators.dcgan_networks import DCGANGenerator, discriminator_network
+from generators.dcgan.networks import DCGANGenerator, discriminator_network
 from harness.conformance import drawn_pairs
 from harness.learning.work_folder import WorkFolder, run_fit
 from harness.plugins.contract import SampleContext

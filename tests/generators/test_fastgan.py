@@ -9,7 +9,7 @@ import torch.nn.functional as functional
 from torch import nn
 
 from generators.fastgan import FastGAN
-from generators.fastgan_networks import (
+from generators.fastgan.networks import (
     Excitation,
     FastGANDiscriminator,
     FastGANGenerator,
@@ -173,7 +173,7 @@ def test_the_perceptual_network_of_this_machine_is_part_of_the_key(monkeypatch, 
     generator = FastGAN.create(reconstruction=reconstruction)
     told = []
     for found in (None, SimpleNamespace(sha256="abc"), SimpleNamespace(sha256="def")):
-        monkeypatch.setattr("harness.weights.locate.perceptual_weights", lambda found=found: found)
+        monkeypatch.setattr("harness.learning.pretrained.perceptual_weights", lambda found=found: found)
         told.append(str(generator.environment_key()))
     assert len(set(told)) == (3 if reconstruction == "perceptual" else 1)
 

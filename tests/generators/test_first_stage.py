@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from generators.first_stage import reconstruction, training
 from generators.first_stage.autoencoder import NETWORKS, build, load, save
@@ -24,7 +24,7 @@ from generators.first_stage.training import FirstStageTraining
 from harness.data.phantom import render
 from harness.errors import HarnessError, WeightsError
 from harness.learning.perceptual import VGG, PerceptualNetwork
-from harness.metrics.features.networks import FeatureNetwork
+from harness.metrics.features.feature_network import FeatureNetwork
 
 CPU = torch.device("cpu")
 NOTE = "Perceptual distances are of two random layers, so they are not LPIPS."
@@ -679,13 +679,10 @@ def test_without_a_perceptual_network_the_note_says_so_and_training_goes_on(phan
 # measures
 
 
-def test_psnr_is_that_of_torchmetrics(phantoms):
+def test_psnr_is_its_formula(phantoms):
     made = np.clip(phantoms.astype(int) + np.random.default_rng(0).integers(-20, 20, phantoms.shape), 0, 255)
-    for one, other, value in zip(phantoms, made, psnr(phantoms, made.astype(np.uint8)), strict=True):
-        expected = peak_signal_noise_ratio(
-            torch.tensor(other).double(), torch.from_numpy(one).double(), data_range=255.0
-        )
-        assert value == pytest.approx(float(expected), abs=1e-4)
+    errors = ((phantoms - made.astype(float)) ** 2).mean(axis=(1, 2, 3))
+    assert psnr(phantoms, made.astype(np.uint8)) == pytest.approx(10 * np.log10(255**2 / errors), abs=1e-5)
 
 
 @given(offset=st.integers(1, 120))
@@ -699,17 +696,35 @@ def test_equal_images_have_a_finite_psnr_and_an_ssim_of_1(phantoms):
     assert ssim(phantoms, phantoms) == pytest.approx([1.0] * 8)
 
 
-def test_ssim_is_that_of_torchmetrics(phantoms):
+def wangs_ssim(one, other):
+    """Equation 13 of Wang et al. 2004 in float64: Gaussian windows of 11 px with deviation 1.5, inside the image."""
+    from scipy.signal import convolve2d
+
+    window = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
+    window = np.outer(window, window) / window.sum() ** 2
+    small, large = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+
+    def average(plane):
+        return convolve2d(plane, window, mode="valid")
+
+    maps = []
+    for a, b in zip(np.moveaxis(one.astype(float), 2, 0), np.moveaxis(other.astype(float), 2, 0), strict=True):
+        mean_a, mean_b = average(a), average(b)
+        spreads = average(a * a) - mean_a**2 + average(b * b) - mean_b**2
+        together = average(a * b) - mean_a * mean_b
+        similar = (2 * mean_a * mean_b + small) * (2 * together + large)
+        maps.append(similar / ((mean_a**2 + mean_b**2 + small) * (spreads + large)))
+    return np.mean(maps)
+
+
+def test_ssim_is_its_formula(phantoms):
     made = phantoms[[1, 2, 3, 0, 4, 5, 6, 7]] // 2 + phantoms // 2
-    one, other = (torch.from_numpy(images.astype(np.float64)).permute(0, 3, 1, 2) for images in (phantoms, made))
-    _, maps = structural_similarity_index_measure(other, one, data_range=255.0, return_full_image=True)
-    inside = maps[:, :, 5:-5, 5:-5].mean(dim=(1, 2, 3))  # theirs is also of windows that reach over the border
-    assert ssim(phantoms, made) == pytest.approx(inside.numpy(), abs=1e-6)
-
-
-def test_ssim_refuses_images_that_are_smaller_than_its_window():
-    with pytest.raises(ValueError, match="at least 11 pixels a side, got 8 x 32"):
-        ssim(np.zeros((1, 8, 32, 3), np.uint8), np.zeros((1, 8, 32, 3), np.uint8))
+    expected = [wangs_ssim(one, other) for one, other in zip(phantoms, made, strict=True)]
+    assert max(expected) - min(expected) > 0.1
+    assert ssim(phantoms, made) == pytest.approx(expected, abs=1e-5)
+    grey = np.full_like(phantoms, 120)
+    expected = [wangs_ssim(one, other) for one, other in zip(phantoms, grey, strict=True)]
+    assert ssim(phantoms, grey) == pytest.approx(expected, abs=1e-3)
 
 
 def test_reconstructions_are_rounded_to_bytes_and_cut(phantoms):
@@ -736,6 +751,7 @@ def test_what_is_measured(phantoms, monkeypatch):
     made = reconstruct(autoencoder, phantoms, CPU)
     assert told == pytest.approx({"psnr": psnr(phantoms, made).mean(), "ssim": ssim(phantoms, made).mean()})
     assert autoencoder.training
+    assert measure(autoencoder, phantoms[:, :8, :8], CPU).keys() == {"psnr"}  # its windows are wider
 
     monkeypatch.setattr(reconstruction, "find", lambda name: name == "fid-inception" or None)
     monkeypatch.setattr(reconstruction, "fid_network", colours)
@@ -743,6 +759,24 @@ def test_what_is_measured(phantoms, monkeypatch):
     assert found.pop("reconstruction-fid") == pytest.approx(gaussian_distance(phantoms, made), rel=1e-3)
     assert found == told
     assert "reconstruction-fid" not in measure(autoencoder, phantoms[:1], CPU)
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_lpips_is_measured_with_its_own_network_and_no_other(phantoms, monkeypatch, pinned):
+    vgg = VGG((2,), (0.5,) * 3, (0.5,) * 3)
+    vgg.load([(torch.randn(64, depth, 3, 3) / 9, torch.zeros(64)) for depth in (3, 64)])
+    network = PerceptualNetwork(vgg, None, "LPIPS", "")
+    found = SimpleNamespace(pinned=pinned)
+    monkeypatch.setattr(reconstruction, "find", lambda name: found if name == "vgg16-imagenet" else None)
+    monkeypatch.setattr(reconstruction, "perceptual_network", lambda device, name: network)
+    autoencoder = tiny()
+    told = measure(autoencoder, phantoms, CPU)
+    assert ("lpips" in told) == pinned
+    if pinned:
+        made = reconstruct(autoencoder, phantoms, CPU)
+        one, other = (torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1 for images in (phantoms, made))
+        assert told["lpips"] == pytest.approx(float(network(one, other).mean()), rel=1e-5)
+        assert "lpips" not in measure(autoencoder, phantoms[:, :12, :12], CPU)
 
 
 def gaussian_distance(real, made):

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from generators import adversarial_losses as losses
 from generators.dcgan import DCGAN
-from generators.dcgan_networks import DCGANTraining
+from generators.dcgan.networks import DCGANTraining
 from generators.fastgan import FastGAN
 from generators.four_channel_gan import training
 from generators.four_channel_gan.augmentation import augment, draw_augmentation
@@ -30,7 +30,6 @@ from generators.randomness import draw_flips, flip, seeded
 from generators.specks import without_specks
 from harness.conformance import drawn_pairs
 from harness.errors import HarnessError, OutOfMemory
-from harness.learning.precision import precision_of
 from harness.learning.work_folder import WorkFolder, run_fit
 from harness.plugins.contract import SampleContext
 
@@ -574,9 +573,3 @@ def test_the_watch_waits_for_a_discriminator_that_collapsed(symptom, sentence):
         HarnessError, match=f"gan's discriminator collapsed: at 25 looks in a row up to step 500 it {sentence}"
     ):
         watch.look("gan", told(**symptom), 500, "do x")  # fmt: skip
-
-
-def test_precision_is_what_was_asked_for():
-    assert precision_of("float32", CPU) == "32-true"
-    assert precision_of("bfloat16", CPU) == "bf16-mixed"
-    assert precision_of("auto", CPU) in ("32-true", "bf16-mixed")

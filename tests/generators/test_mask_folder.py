@@ -14,10 +14,11 @@ from PIL import Image
 from generators.mask_folder import MaskFolder
 from harness.conformance import check_plugin, drawn_pairs
 from harness.data.decoding import binarise, resize_mask
+from harness.engine.graph import Plan
 from harness.engine.load import load_study
-from harness.engine.plan import Plan, build_plan
+from harness.engine.plan import build_plan
 from harness.engine.preflight import missing_weights
-from harness.engine.stages.running import pool_seeds
+from harness.engine.stages.pool import pool_seeds
 from harness.errors import HarnessError
 from harness.learning.work_folder import WorkFolder, run_fit
 from harness.plugins.contract import Checkpoint, SampleContext

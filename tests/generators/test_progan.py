@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from generators import adversarial_losses as losses
 from generators.four_channel_gan.pictures import RealPictures
 from generators.progan import ProGAN
-from generators.progan_networks import (
+from generators.progan.networks import (
     EqualisedConvolution,
     PixelNorm,
     ProGANDiscriminator,

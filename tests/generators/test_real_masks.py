@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from generators.real_masks import RealMasks
 from harness.conformance import check_plugin, drawn_pairs
 from harness.data.pairs import PairSet
-from harness.engine.stages.running import pool_seeds
+from harness.engine.stages.pool import pool_seeds
 from harness.errors import HarnessError
 from harness.learning.augmentation import geometric_transform
 from harness.learning.work_folder import WorkFolder, run_fit

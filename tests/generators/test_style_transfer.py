@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from torch.nn import functional
 from torchvision.models.vgg import cfgs, make_layers
 
-from generators import style_transfer_network
 from generators.style_transfer import StyleTransfer, padded
-from generators.style_transfer_network import (
+from generators.style_transfer import network as style_transfer_network
+from generators.style_transfer.network import (
     GramLoss,
     Objective,
     StyleOptimisation,
@@ -26,7 +26,8 @@ from generators.style_transfer_network import (
 )
 from harness.conformance import drawn_pairs
 from harness.data.pairs import PairSet
-from harness.engine.stages import refine as refine_stage
+from harness.engine.stages.pool import PoolResult
+from harness.engine.stages.refine import RefineStage
 from harness.errors import HarnessError, OutOfMemory, WeightsError
 from harness.learning.perceptual import VGG
 from harness.learning.work_folder import WorkFolder
@@ -452,7 +453,7 @@ def test_the_stage_notes_which_network_was_taken(tmp_path):
     (tmp_path / "pool" / "provenance.json").write_text("{}")
     stage = SimpleNamespace(
         plugin=lambda kind: StyleTransfer.create(**SHALLOW | {"steps": 1}),
-        result=lambda name: SimpleNamespace(folder=tmp_path / "pool"),
+        input=lambda name: PoolResult(tmp_path / "pool"),
         dataset=SimpleNamespace(first=lambda count, seed: sources),
         parameters={"real": None, "order-seed": 0},
         seed=0,
@@ -460,5 +461,5 @@ def test_the_stage_notes_which_network_was_taken(tmp_path):
         folder=tmp_path / "stage",
         sample_context=lambda pairs: SampleContext(CPU, pairs),
     )
-    refine_stage.run(stage)
+    RefineStage.run(stage)
     assert stage.context.notes() == StyleTransfer.create(network="random").notes()

@@ -1,6 +1,9 @@
 import hashlib
 import socket
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -17,6 +20,7 @@ from harness.learning import perceptual
 from harness.learning.perceptual import CONVOLUTIONS, VGG, load_vgg, perceptual_network, read_keras_layers
 from harness.weights import locate as weights
 from harness.weights.catalogue import CATALOGUE, IMAGENET_MEAN, IMAGENET_STD
+from harness.weights.encoders import encoder_weights
 
 INSTALLED = weights.find("vgg16-edges")  # on the developer's machine, before the tests move the harness's home
 
@@ -214,18 +218,22 @@ def test_a_vgg16_of_the_users_has_no_learned_weights_and_another_name(put_vgg16,
 
 def test_the_same_file_serves_the_segmentation_encoder(put_vgg16, vgg16):
     put_vgg16()
-    found = weights.encoder_weights("vgg16")
+    found = encoder_weights("vgg16")
     assert found.state_dict.keys() == {f"features.{key}" for key in vgg16.state_dict()}
     assert torch.equal(found.state_dict["features.28.weight"], vgg16[28].weight)
     assert (found.mean, found.std) == (IMAGENET_MEAN, IMAGENET_STD)
 
 
-def test_without_the_heads_there_is_no_lpips(put_vgg16, monkeypatch):
-    put_vgg16(2)
-    file = replace(CATALOGUE["lpips-vgg16-heads"].files[0], sha256="0" * 64)
-    monkeypatch.setitem(CATALOGUE, "lpips-vgg16-heads", replace(CATALOGUE["lpips-vgg16-heads"], files=(file,)))
-    with pytest.raises(WeightsError, match="harness weights fetch lpips-vgg16-heads"):
-        perceptual_network(blocks=1)
+def test_torchmetrics_holds_the_published_heads_and_is_not_imported():
+    script = (
+        "import sys; from harness.learning.perceptual import _lpips_heads; "
+        "print([tuple(head.shape) for head in _lpips_heads()], 'torchmetrics' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split(" False")[0] == str([(1, width, 1, 1) for width in (64, 128, 256, 512, 512)])
+    held = Path(reference.__file__).parent / "lpips_models" / "vgg.pth"
+    published = "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868"  # of richzhang/PerceptualSimilarity
+    assert hashlib.sha256(held.read_bytes()).hexdigest() == published
 
 
 def test_it_is_a_distance(put_edges):

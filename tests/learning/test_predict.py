@@ -1,19 +1,14 @@
-"""Prediction, evaluation and overlays."""
+"""What trained weights predict."""
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pytorch_lightning import LightningModule
 from safetensors.torch import save_file
-from scipy import ndimage
 from torch import nn
 
-from harness.data.pairs import PairSet
 from harness.errors import WeightsError
-from harness.learning.overlay import BOTH_COLOUR, PREDICTION_COLOUR, TRUTH_COLOUR, overlay
-from harness.learning.predict import evaluate, load_module, predict, predict_masks
+from harness.learning.predict import load_module, predict, predict_masks
 from harness.plugins.contract import Segmenter
 
 CPU = torch.device("cpu")
@@ -84,19 +79,6 @@ def test_read_only_images_are_read(weights, tmp_path):
     )
 
 
-def test_evaluate_counts_pixels(weights):
-    images = pictures(5)
-    truth = (images[..., 0] > 100).astype(np.uint8)
-    pairs = PairSet.real(images, truth, [f"x/{i}" for i in range(5)])
-    found = evaluate(BrightnessSegmenter(), weights, pairs, CPU, batch_size=2)
-    predicted = images.mean(axis=3) / 255 > 0.4
-    np.testing.assert_array_equal(found.counts[:, 0], (predicted & (truth == 1)).sum(axis=(1, 2)))
-    np.testing.assert_array_equal(found.predictions, predicted)
-    both, either = (predicted & (truth == 1)).sum(), (predicted | (truth == 1)).sum()
-    assert found.scores["iou"]["micro"] == pytest.approx(both / either)
-    assert found.scores["iou"]["micro-imagewise"] == pytest.approx(found.per_image["iou"].mean())
-
-
 def test_wrong_weights_are_named(tmp_path, weights):
     with pytest.raises(WeightsError, match=r"absent\.safetensors cannot be read"):
         load_module(BrightnessSegmenter(), tmp_path / "absent.safetensors", CPU)
@@ -117,30 +99,3 @@ def test_a_bare_module_is_preferred(weights):
             return Brightness()
 
     assert load_module(Pretrained(), weights, CPU).threshold.item() == pytest.approx(0.4)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 3))
-def test_outlines_are_what_erosion_takes_away(seed, width):
-    rng = np.random.default_rng(seed)
-    masks = ndimage.binary_opening(rng.random((2, 12, 15)) < 0.8, np.ones((1, 2, 2))).astype(np.uint8)
-    images = rng.integers(0, 200, (2, 12, 15, 3), dtype=np.uint8)
-    drawn = overlay(images, masks, np.zeros_like(masks), width)
-    cross = ndimage.generate_binary_structure(2, 1)
-    for image, mask, result in zip(images, masks, drawn, strict=True):
-        outline = (mask == 1) & ~ndimage.binary_erosion(mask, cross, iterations=width)
-        assert (result[outline] == TRUTH_COLOUR).all()
-        np.testing.assert_array_equal(result[~outline], image[~outline])
-
-
-def test_colours_of_an_overlay():
-    image = np.full((20, 20, 3), 7, np.uint8)
-    truth, prediction = np.zeros((2, 20, 20), np.uint8)
-    truth[2:10, 2:10] = 1
-    prediction[2:10, 2:15] = 1
-    drawn = overlay(image, truth, prediction)
-    assert tuple(drawn[5, 9]) == TRUTH_COLOUR
-    assert tuple(drawn[5, 14]) == PREDICTION_COLOUR
-    assert tuple(drawn[2, 5]) == BOTH_COLOUR
-    assert tuple(drawn[5, 5]) == (7, 7, 7)
-    assert (image == 7).all()

@@ -1,21 +1,21 @@
 """The training loop: reproducible steps, selection, resume, and what it reports."""
 
 import io
+import signal
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pytorch_lightning import LightningModule
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
 from harness.data.pairs import PairSet
-from harness.errors import HarnessError, OutOfMemory
-from harness.learning.batches import batch_positions, steps_for_epochs, validation_steps
-from harness.learning.predict import evaluate
+from harness.errors import HarnessError, OutOfMemory, PluginError
+from harness.learning import precision
+from harness.learning.batches import batch_positions, initialisation_seed, step_seed
+from harness.learning.predict import predict
 from harness.learning.train_segmenter import train_segmenter
 from harness.plugins.contract import Segmenter
 
@@ -83,6 +83,17 @@ class TinySegmenter(Segmenter):
         return self.built[-1]
 
 
+def made_of(kind):
+    """A segmenter that builds modules of a class."""
+
+    class Made(TinySegmenter):
+        def module(self, steps):
+            self.built.append(kind())
+            return self.built[-1]
+
+    return Made()
+
+
 class Killed(Exception):
     pass
 
@@ -90,9 +101,9 @@ class Killed(Exception):
 class FolderContext:
     """A fit context over a folder; state goes through bytes, as in a new process. Can be killed at a step."""
 
-    def __init__(self, folder, seed=0, save_every=0, kill_at=None):
+    def __init__(self, folder, seed=0, save_every=0, kill_at=None, device="cpu"):
         self.folder, self.seed, self.save_every, self.kill_at = folder, seed, save_every, kill_at
-        self.device = torch.device("cpu")
+        self.device = torch.device(device)
         self.logged, self.asked, self.done = [], 0, []
 
     def checkpoint_folder(self, step):
@@ -153,8 +164,38 @@ def test_learns_discs_and_scores_what_it_selected(tmp_path):
     assert outcome.best_score > 0.8
     assert (outcome.steps, outcome.images_seen) == (60, 240)
     assert place.done == [(i + 1, 60) for i in range(60)]
-    evaluation = evaluate(segmenter, outcome.weights, discs(4, 2), torch.device("cpu"))
-    assert evaluation.scores["iou"]["micro-imagewise"] == pytest.approx(outcome.best_score)
+    selection = discs(4, 2)
+    predicted = predict(segmenter, outcome.weights, selection.images, torch.device("cpu"))
+    both, either = ((predicted & selection.masks).sum((1, 2)), (predicted | selection.masks).sum((1, 2)))
+    assert outcome.best_score == pytest.approx((both / either).mean())
+
+
+def test_it_is_the_plain_loop_of_torch(tmp_path):
+    """The same steps, written out without Lightning or Fabric, end at the same numbers, bit for bit."""
+    outcome, place, _ = train(tmp_path, steps=30, selection=False, seed=5)
+    training, order = discs(10, 1), np.arange(10)
+    torch.manual_seed(initialisation_seed(5))
+    module = TinyModule()
+    optimiser = torch.optim.Adam(module.parameters(), lr=2e-2)
+    losses = []
+    for step in range(30):
+        where = batch_positions(order, 4, 5, step)
+        images = torch.tensor(training.images[where]).permute(0, 3, 1, 2).float() / 255
+        masks = torch.tensor(training.masks[where])[:, None].float()
+        torch.manual_seed(step_seed(5, step))
+        for group in optimiser.param_groups:
+            group["lr"] = 2e-2 * 0.97**step
+        loss = functional.binary_cross_entropy_with_logits(module.body(images + 0.02 * torch.randn_like(images)), masks)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.detach())
+    weights = load_file(outcome.weights)
+    assert weights.keys() == module.state_dict().keys()
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(weights[name], tensor), name
+    logged = [value for _, name, value in place.logged if name == "loss"]
+    assert logged == [float(torch.stack(losses[:20]).mean()), float(torch.stack(losses[20:]).mean())]
 
 
 def test_same_seed_is_bit_equal_and_another_seed_is_not(tmp_path):
@@ -213,21 +254,16 @@ class ConstantModule(TinyModule):
         return super().forward(images) * 0 - 1
 
 
-class ConstantSegmenter(TinySegmenter):
-    def module(self, steps):
-        return ConstantModule()
-
-
 def test_ties_go_to_the_earliest(tmp_path):
-    outcome, *_ = train(tmp_path, ConstantSegmenter(), steps=9, validations=3)
+    outcome, *_ = train(tmp_path, made_of(ConstantModule), steps=9, validations=3)
     assert (outcome.best_step, outcome.best_score) == (3, 0.0)
 
 
 def test_a_best_state_from_before_the_kill_is_kept(tmp_path):
-    whole, *_ = train(tmp_path / "whole", ConstantSegmenter(), steps=9, validations=3)
+    whole, *_ = train(tmp_path / "whole", made_of(ConstantModule), steps=9, validations=3)
     with pytest.raises(Killed):
-        train(tmp_path / "cut", ConstantSegmenter(), steps=9, validations=3, save_every=1, kill_at=7)
-    resumed, *_ = train(tmp_path / "cut", ConstantSegmenter(), steps=9, validations=3)
+        train(tmp_path / "cut", made_of(ConstantModule), steps=9, validations=3, save_every=1, kill_at=7)
+    resumed, *_ = train(tmp_path / "cut", made_of(ConstantModule), steps=9, validations=3)
     assert (resumed.best_step, resumed.best_score) == (3, 0.0)
     assert_same_weights(whole, resumed)
 
@@ -266,15 +302,11 @@ def test_a_loss_that_is_not_a_number_stops_with_a_sentence(tmp_path):
             loss = super().training_step(batch, batch_index)
             return loss * float("nan") if self.global_step == 6 else loss
 
-    class BrokenSegmenter(TinySegmenter):
-        def module(self, steps):
-            return Broken()
-
     with pytest.raises(HarnessError, match=r"loss of tiny became nan at step 7 of 12; lower its learning_rate"):
-        train(tmp_path / "a", BrokenSegmenter(), validations=1)
+        train(tmp_path / "a", made_of(Broken), validations=1)
     # A broken state is never saved.
     with pytest.raises(HarnessError, match="at step 7 of 12"):
-        train(tmp_path / "b", BrokenSegmenter(), save_every=1)
+        train(tmp_path / "b", made_of(Broken), save_every=1)
     assert torch.load(tmp_path / "b" / "state.pt", weights_only=True)["step"] == 6
 
 
@@ -283,12 +315,8 @@ def test_out_of_memory_names_the_batch(tmp_path):
         def training_step(self, batch, batch_index):
             return torch.empty(2**50).sum()
 
-    class HungrySegmenter(TinySegmenter):
-        def module(self, steps):
-            return Hungry()
-
     with pytest.raises(OutOfMemory, match="a batch of 4 images of 24x24 pixels with tiny"):
-        train(tmp_path, HungrySegmenter())
+        train(tmp_path, made_of(Hungry))
 
 
 def test_nothing_to_train_on_is_refused(tmp_path):
@@ -296,65 +324,93 @@ def test_nothing_to_train_on_is_refused(tmp_path):
         train(tmp_path, order=np.zeros(0, np.intp))
 
 
-def test_interrupt_stays_an_interrupt(tmp_path):
+class InPrecision(TinyModule):
+    """Says in what its steps are computed."""
+
+    def training_step(self, batch, batch_index):
+        self.steps_seen.append(torch.is_autocast_enabled(batch[0].device.type))
+        return super().training_step(batch, batch_index)
+
+
+def test_a_cpu_computes_in_float32_whatever_its_instructions(tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "computes_in_bfloat16", lambda device: True)
+    segmenter = made_of(InPrecision)
+    train(tmp_path, segmenter, steps=2)
+    assert segmenter.built[-1].steps_seen[::2] == [False, False]
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_step_is_computed_in_bfloat16_and_a_killed_run_resumes(tmp_path):
+    whole, _, segmenter = train(tmp_path / "whole", made_of(InPrecision), steps=24, device="cuda")
+    assert set(segmenter.built[-1].steps_seen[::2]) == {torch.cuda.is_bf16_supported(including_emulation=False)}
+    with pytest.raises(Killed):
+        train(tmp_path / "cut", made_of(InPrecision), steps=24, save_every=5, kill_at=17, device="cuda")
+    resumed, place, _ = train(tmp_path / "cut", made_of(InPrecision), steps=24, device="cuda")
+    assert place.done[0] == (16, 24)
+    first, second = load_file(whole.weights), load_file(resumed.weights)
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, atol=1e-2, rtol=1e-2)
+
+
+def test_signals_are_left_alone(tmp_path):
+    """Ctrl-C is a KeyboardInterrupt, and SIGTERM ends the process at once, as in a fit; saved states are there."""
+    during = []
+
     class Interrupted(TinyModule):
         def training_step(self, batch, batch_index):
+            during.extend(signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM))
             raise KeyboardInterrupt
 
-    class InterruptedSegmenter(TinySegmenter):
-        def module(self, steps):
-            return Interrupted()
-
-    import signal
-
-    before = signal.getsignal(signal.SIGINT)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, InterruptedSegmenter())
-    assert signal.getsignal(signal.SIGINT) is before
+        train(tmp_path, made_of(Interrupted))
+    assert during == before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_module_may_ask_lightning_how_far_it_is_and_log(tmp_path, capfd):
+    class Asking(TinyModule):
+        def training_step(self, batch, batch_index):
+            loss = super().training_step(batch, batch_index)
+            self.log("loss", loss, prog_bar=True)
+            self.log_dict({"twice": 2 * loss.detach(), "step": 1.0})
+            asked.append((batch_index, self.global_step, self.current_epoch, self.logger))
+            return {"loss": loss}
+
+        def configure_optimizers(self):
+            assert self.trainer.max_steps == self.trainer.estimated_stepping_batches == 12
+            return super().configure_optimizers()
+
+    asked = []
+    outcome, place, _ = train(tmp_path / "asking", made_of(Asking))
+    plain, plain_place, _ = train(tmp_path / "plain")
+    assert_same_weights(outcome, plain)
+    assert place.logged == plain_place.logged
+    # Ten images in batches of four: a pass ends in the third step, and another one with the fifth.
+    assert asked == [(step, step, step * 4 // 10, None) for step in range(12)]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_module_that_asks_for_more_is_told_what_there_is_not(tmp_path):
+    class Asking(TinyModule):
+        def training_step(self, batch, batch_index):
+            return self.trainer.datamodule
+
+    with pytest.raises(AttributeError, match=r"tried to access `self\.trainer\.datamodule`"):
+        train(tmp_path, made_of(Asking))
+
+
+def test_a_refused_module_stops_with_a_sentence(tmp_path):
+    class Manual(TinyModule):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+
+    with pytest.raises(PluginError, match="Manual sets automatic_optimization to False"):
+        train(tmp_path, made_of(Manual))
 
 
 def test_training_says_nothing(tmp_path, capfd, recwarn):
     train(tmp_path)
     assert capfd.readouterr() == ("", "")
     assert not recwarn.list
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 23), st.integers(1, 9), st.integers(0, 2**31), st.integers(1, 40))
-def test_stream_is_full_fair_and_random_access(images, batch_size, seed, steps):
-    order = np.arange(100, 100 + images)
-    batches = [batch_positions(order, batch_size, seed, step) for step in range(steps)]
-    assert all(batch.shape == (batch_size,) for batch in batches)
-    stream = np.concatenate(batches)
-    shown = np.bincount(stream - 100, minlength=images)
-    assert shown.max() - shown.min() <= 1
-    for epoch in range(len(stream) // images):
-        assert sorted(stream[epoch * images : (epoch + 1) * images]) == order.tolist()
-    np.testing.assert_array_equal(batch_positions(order, batch_size, seed, steps - 1), batches[-1])
-
-
-def test_stream_differs_between_seeds_and_epochs():
-    order = np.arange(50)
-    first, second = batch_positions(order, 50, 0, 0), batch_positions(order, 50, 0, 1)
-    assert (first != second).any()
-    assert (first != batch_positions(order, 50, 1, 0)).any()
-
-
-def test_repeated_positions_come_as_often_as_they_are_listed():
-    stream = np.concatenate([batch_positions(np.array([0, 0, 0, 1]), 4, 3, step) for step in range(5)])
-    assert np.bincount(stream).tolist() == [15, 5]
-
-
-@given(st.integers(1, 500), st.integers(-1, 600))
-def test_validations_are_spread_and_end_with_the_last_step(steps, validations):
-    at = validation_steps(steps, validations)
-    assert at[-1] == steps
-    assert at == sorted(set(at))
-    assert at[0] >= 1
-    assert len(at) == max(1, min(validations, steps))
-    assert max(np.diff([0, *at])) - min(np.diff([0, *at])) <= 1
-
-
-def test_epochs_become_the_steps_of_paper_a():
-    published = {100: 650, 200: 1250, 300: 1900, 700: 4400, 1000: 6250, 1100: 6900, 1700: 10650}
-    assert {images: steps_for_epochs(images, 8, 50) for images in published} == published

@@ -15,7 +15,7 @@ from harness.errors import PluginError
 from harness.plugins.contract import KINDS
 from harness.plugins.registry import load_plugin, registry
 
-DOCUMENTATION = Path(__file__).parents[2] / "docs" / "plugins.md"
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "how-to" / "write-a-plugin.md"
 BLOCK = re.compile(r"^```\w+ file=(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DOCUMENTED = {
     "gaussian": ("generators", "Gaussian"),
@@ -27,7 +27,7 @@ DOCUMENTED = {
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory) -> Path:
-    """The package that docs/plugins.md describes, as files, with the metadata an installer would write."""
+    """The package that docs/how-to/write-a-plugin.md describes, as files, with an installer's metadata."""
     root = tmp_path_factory.mktemp("package")
     for name, text in BLOCK.findall(DOCUMENTATION.read_text()):
         path = root / name

@@ -8,7 +8,6 @@ import pytest
 
 from harness.errors import DeclarationError
 from harness.report.compare import compare
-from harness.results.results_csv import results_csv
 
 RECIPES = {"real=100": 0.0, "real=100,dcgan=300": 0.10}
 
@@ -18,7 +17,7 @@ def write(tmp_path):
     def _write(name, results):
         folder = tmp_path / name
         folder.mkdir()
-        (folder / "results.csv").write_text(results_csv(results))
+        (folder / "results.csv").write_text(results.csv())
         return folder
 
     return _write

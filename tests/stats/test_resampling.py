@@ -21,7 +21,7 @@ def fold(scores: np.ndarray, prefix: str = "g") -> Fold:
 
 def paired_study(rng, seeds, images, *, effect=0.0, run=0.01, image=0.1, rest=0.1, folds=1):
     """Two arms whose paired differences follow the crossed model with known variance components."""
-    arm, control = [], []
+    arm, baseline = [], []
     for number in range(folds):
         base = rng.normal(0.7, 0.1, (seeds, images))
         shift = (
@@ -31,8 +31,8 @@ def paired_study(rng, seeds, images, *, effect=0.0, run=0.01, image=0.1, rest=0.
             + rng.normal(0, rest, (seeds, images))
         )
         arm.append(fold(base + shift, f"{number}-"))
-        control.append(fold(base, f"{number}-"))
-    return arm, control
+        baseline.append(fold(base, f"{number}-"))
+    return arm, baseline
 
 
 def test_estimate_is_the_mean_of_run_scores():
@@ -111,9 +111,9 @@ def test_linearised_micro_error_agrees_with_resampling():
 
 
 def test_equal_input_gives_equal_output():
-    arm, control = paired_study(np.random.default_rng(6), 3, 50)
-    assert estimate(arm, control) == estimate(arm, control)
-    assert swap_test(arm, control) == swap_test(arm, control)
+    arm, baseline = paired_study(np.random.default_rng(6), 3, 50)
+    assert estimate(arm, baseline) == estimate(arm, baseline)
+    assert swap_test(arm, baseline) == swap_test(arm, baseline)
 
 
 def test_unpaired_arms_are_refused():
@@ -135,10 +135,10 @@ def test_coverage_and_type_one_error_under_a_known_model(seeds, run, image, rest
     covered = rejected = 0
     repetitions = 300
     for number in range(repetitions):
-        arm, control = paired_study(np.random.default_rng(number), seeds, 100, run=run, image=image, rest=rest)
-        measured = estimate(arm, control, draws=1000)
+        arm, baseline = paired_study(np.random.default_rng(number), seeds, 100, run=run, image=image, rest=rest)
+        measured = estimate(arm, baseline, draws=1000)
         covered += measured.low <= 0 <= measured.high
-        rejected += swap_test(arm, control, draws=1000) <= 0.05
+        rejected += swap_test(arm, baseline, draws=1000) <= 0.05
     assert 0.915 <= covered / repetitions <= 0.985
     assert rejected / repetitions <= 0.08
 
@@ -147,16 +147,16 @@ def test_ignoring_runs_would_mislead():
     """The reason for it all: with one run the same noise makes significant differences out of nothing."""
     rejected = 0
     for number in range(100):
-        arm, control = paired_study(np.random.default_rng(number), 1, 100, run=0.04)
-        rejected += swap_test(arm, control, draws=1000) <= 0.05
+        arm, baseline = paired_study(np.random.default_rng(number), 1, 100, run=0.04)
+        rejected += swap_test(arm, baseline, draws=1000) <= 0.05
     assert rejected > 25
 
 
 def test_coverage_with_folds():
     covered = 0
     for number in range(200):
-        arm, control = paired_study(np.random.default_rng(number), 2, 40, run=0.02, folds=3)
-        measured = estimate(arm, control, draws=1000)
+        arm, baseline = paired_study(np.random.default_rng(number), 2, 40, run=0.02, folds=3)
+        measured = estimate(arm, baseline, draws=1000)
         covered += measured.low <= 0 <= measured.high
     assert covered / 200 >= 0.91
 
@@ -173,9 +173,9 @@ def test_power_at_the_smallest_detectable_effect_is_eighty_percent():
 
 
 def test_a_large_effect_is_found():
-    arm, control = paired_study(np.random.default_rng(7), 3, 100, effect=0.15)
-    assert swap_test(arm, control) < 0.01
-    assert estimate(arm, control).low > 0
+    arm, baseline = paired_study(np.random.default_rng(7), 3, 100, effect=0.15)
+    assert swap_test(arm, baseline) < 0.01
+    assert estimate(arm, baseline).low > 0
 
 
 def test_swap_test_equals_scipy_on_an_exact_case():
@@ -212,10 +212,10 @@ def test_monte_carlo_p_value_is_never_zero():
 
 def test_runs_that_disagree_weaken_the_evidence():
     rng = np.random.default_rng(11)
-    control = rng.normal(0.6, 0.05, (3, 60))
-    steady = control + 0.04 + rng.normal(0, 0.05, 60)
+    baseline = rng.normal(0.6, 0.05, (3, 60))
+    steady = baseline + 0.04 + rng.normal(0, 0.05, 60)
     unsteady = steady + np.array([[0.05], [0.0], [-0.05]])
-    assert swap_test([fold(unsteady)], [fold(control)]) > 5 * swap_test([fold(steady)], [fold(control)])
+    assert swap_test([fold(unsteady)], [fold(baseline)]) > 5 * swap_test([fold(steady)], [fold(baseline)])
 
 
 def test_holm_by_hand():

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.results.schema import Comparison
+from harness.results.schema import Comparison, score_columns
 from harness.stats import effects, scores
 
 HELPS = {"real=100": 0.0, "real=100,dcgan=300": 0.10}
@@ -56,11 +56,11 @@ def test_a_missing_cell_is_not_averaged_away(study, lose):
     assert (score.runs, score.planned, score.complete) == (2, 3, False)
 
 
-def test_a_missing_control_cell_is_not_comparable_either(study, lose):
+def test_a_missing_cell_of_the_baseline_is_not_comparable_either(study, lose):
     assert only(effects(lose(study(HELPS), "real=100", 0))).verdict == "not comparable"
 
 
-def test_a_control_arm_that_does_not_exist_is_not_comparable(study):
+def test_a_baseline_that_does_not_exist_is_not_comparable(study):
     results = replace(study(HELPS), comparison=Comparison({"real=100,dcgan=300": "real=50"}))
     assert only(effects(results)).reason.startswith("missing cells")
 
@@ -94,10 +94,13 @@ def test_arms_scored_on_different_images_are_not_comparable(study):
     assert only(effects(replace(results, images=renamed))).verdict == "not comparable"
 
 
-def test_lower_is_better_turns_the_verdict(study):
+@pytest.mark.parametrize(("metric", "verdict"), [("f1", "helps"), ("dice-loss", "helps")])
+def test_the_direction_of_the_metric_turns_the_verdict(study, metric, verdict):
     results = study(HELPS)
-    comparison = replace(results.comparison, higher_is_better=False)
-    assert only(effects(replace(results, comparison=comparison))).verdict == "hurts"
+    comparison = replace(results.comparison, metric=metric)
+    effect = only(effects(replace(results, comparison=comparison)))
+    assert effect.verdict == verdict
+    assert (effect.difference < 0) == (metric == "dice-loss")
 
 
 def test_holm_runs_over_all_segmenters_and_recipes(study):
@@ -133,8 +136,10 @@ def test_an_interval_is_left_out_when_images_do_not_give_the_number(study):
 def test_undefined_images_are_left_out_of_the_mean(study):
     results = study(HELPS)
     images, rows = results.images.copy(), results.rows.copy()
-    images.loc[images["image"] == "phantom/0-003", "iou"] = float("nan")
-    means = images.groupby(["recipe", "seed"])["iou"].mean()
+    above, below = score_columns("iou")
+    images.loc[images["image"] == "phantom/0-003", [above, below]] = 0.0
+    results.facts["zero_division"] = float("nan")
+    means = images.assign(iou=images[above] / images[below]).groupby(["recipe", "seed"])["iou"].mean()
     chosen = (rows["metric"] == "iou") & (rows["reduction"] == "micro-imagewise")
     rows.loc[chosen, "value"] = [means[r, s] for r, s in zip(rows[chosen]["recipe"], rows[chosen]["seed"], strict=True)]
     score = scores(replace(results, images=images, rows=rows), "iou", "micro-imagewise")[0]

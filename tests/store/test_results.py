@@ -37,7 +37,7 @@ def test_different_values_have_different_digests(one: object, other: object) -> 
 CLAIM = """
 import sys
 from pathlib import Path
-from harness.store import Store
+from harness.store.results import Store
 sys.stdin.readline()
 print(Store(Path(sys.argv[1])).claim('k'), flush=True)
 sys.stdin.read()
@@ -66,6 +66,23 @@ def test_a_result_is_there_after_its_commit_and_not_before(tmp_path: Path) -> No
     assert not store.work_folder("k").exists()
     assert store.failure("k") is None
     assert [result.key for result in store.results()] == ["k"]
+
+
+def test_a_record_from_before_two_of_its_fields_were_renamed_is_read_as_one_of_today(tmp_path: Path) -> None:
+    """``--accept-code`` promises that results stand, in stores that were there before too."""
+    store = Store(tmp_path)
+    commit(store, "k", runtime={"target": "dcgan"}, values={"a": 1})
+    record = store.result_folder("fit", "k") / "result.json"
+    today = json.loads(record.read_text())
+    names = {"runtime": "attachments", "key_without_code": "identity"}
+    record.write_text(json.dumps({names.get(name, name): value for name, value in today.items()}))
+    found = store.find("fit", "k")
+    assert found is not None
+    assert [found.record, *(result.record for result in store.results())] == [today, today]
+    assert store.accept("new", "i-k", "fit") == "k"
+    accepted = store.find("fit", "new")
+    assert accepted is not None
+    assert accepted.record == today
 
 
 def test_the_first_of_two_commits_stands(tmp_path: Path) -> None:
@@ -155,3 +172,35 @@ def test_a_torn_record_is_no_result(tmp_path: Path, torn: str) -> None:
     (store.result_folder("fit", "k") / "result.json").write_text(torn)
     assert store.find("fit", "k") is None
     assert list(store.results()) == []
+
+
+def test_garbage_is_what_no_kept_plan_needs_and_nobody_works_on(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for key in ("needed", "older", "doomed"):
+        commit(store, key)
+    store.record_plan("study", {"needed": {}, "today": {}, "continued": {}}, keep=True)
+    store.record_plan("study", {"doomed": {}}, keep=False)
+    assert store.accept("today", "i-older", "fit") == "older"
+    for key in ("continued", "claimed", "left"):
+        store.work_folder(key).mkdir(parents=True)
+    assert store.claim("claimed")
+    assert store.garbage() == [store.result_folder("fit", "doomed"), store.work_folder("left")]
+
+
+def test_planned_stages_are_those_of_every_studys_last_plan_the_newest_last(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for age, (name, stages) in enumerate([("b", {"x": {"label": "old"}}), ("a", {"x": {"label": "new"}, "y": {}})]):
+        store.record_plan(name, stages, keep=False)
+        os.utime(tmp_path / "planned" / f"{name}.json", (age, age))
+    assert store.planned() == {"x": {"label": "new"}, "y": {}}
+    store.record_plan("a", {}, keep=False)
+    assert store.planned() == {"x": {"label": "old"}}
+
+
+def test_progress_is_told_to_other_processes_while_a_stage_runs(tmp_path: Path) -> None:
+    assert Store(tmp_path).progress("k") is None
+    with Store(tmp_path).showing_progress("k") as report:
+        assert Store(tmp_path).progress("k") is None
+        report(3, 8, "steps")
+        assert Store(tmp_path).progress("k") == (3, 8, "steps")
+    assert Store(tmp_path).progress("k") is None

@@ -63,7 +63,7 @@ def test_table_2_has_every_row_once() -> None:
     recipes = expand_recipes(load_study("real-versus-synthetic", "paper").study)
     real, *synthetic = recipes
     assert real == Recipe(None)
-    assert {(r.sees, *r.synthetic[0]) for r in synthetic} == {
+    assert {(r.n_fit, *r.synthetic[0]) for r in synthetic} == {
         (664, name, many * 664) for name in SINGAN for many in range(1, 6)
     }
     assert len(synthetic) == 15
@@ -77,7 +77,7 @@ def test_table_3_and_table_5_have_every_row() -> None:
         assert Recipe(n) in recipes
         assert Recipe(n, (("singan-st", 10 * n),)) in recipes
         for name in ("singan", "singan-st", "fastgan"):
-            assert Recipe(0, ((name, 10 * n),), sees=n) in recipes
+            assert Recipe(0, ((name, 10 * n),), n_fit=n) in recipes
     assert len(recipes) == 50
     assert study.fidelity is not None
     assert (study.fidelity.samples, study.fidelity.sets, study.fidelity.against) == ("seen", 5, "seen")

@@ -212,9 +212,9 @@ def test_recipes_say_what_their_generators_see(entry: dict[str, object], labels:
 
 def test_a_generator_is_fitted_on_what_it_is_declared_to_see() -> None:
     a, b, c = seeing([]).generators.values()
-    assert [a.fitted_on(recipe) for recipe in (Recipe(5), Recipe(0), Recipe(None))] == [5, None, None]
-    assert [a.fitted_on(Recipe(real, sees=3)) for real in (5, 0, None)] == [3, 3, 3]
-    assert [(b.fitted_on(recipe), c.fitted_on(recipe)) for recipe in (Recipe(5), Recipe(0, sees=3))] == [(None, 7)] * 2
+    assert [a.n_fit(recipe) for recipe in (Recipe(5), Recipe(0), Recipe(None))] == [5, None, None]
+    assert [a.n_fit(Recipe(real, n_fit=3)) for real in (5, 0, None)] == [3, 3, 3]
+    assert [(b.n_fit(recipe), c.n_fit(recipe)) for recipe in (Recipe(5), Recipe(0, n_fit=3))] == [(None, 7)] * 2
 
 
 def test_what_is_seen_tells_recipes_apart_and_brings_no_controls() -> None:
@@ -223,13 +223,13 @@ def test_what_is_seen_tells_recipes_apart_and_brings_no_controls() -> None:
     assert [recipe.label for recipe in recipes] == [
         "sees=2,a=6", "sees=3,a=6", "real=4,sees=3,a=6", "real=4,control:resample=6",
     ]  # fmt: skip
-    assert [recipe.sees for recipe in recipes] == [2, 3, 3, None]
+    assert [recipe.n_fit for recipe in recipes] == [2, 3, 3, None]
 
 
 def test_the_control_arm_may_be_named_by_what_it_sees() -> None:
     study = seeing([], compare={"against": {"real": 4, "sees": 3, "synthetic": {"a": 6, "b": 0}}})
     assert study.compare.against is not None
-    assert study.compare.against.recipe() == Recipe(4, (("a", 6),), sees=3)
+    assert study.compare.against.recipe() == Recipe(4, (("a", 6),), n_fit=3)
     equal = seeing([], compare={"against": {"real": 4, "sees": 4, "synthetic": {"a": 6}}}).compare.against
     assert equal is not None
     assert equal.recipe() == Recipe(4, (("a", 6),))

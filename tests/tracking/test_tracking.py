@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.engine.load import LoadedStudy
 from harness.engine.plan import build_plan
 from harness.engine.run import Summary, specification
 from harness.engine.worker import run_stage
 from harness.store.results import Store, write_json
+from harness.study.loaded import LoadedStudy
 from harness.study.schema import Study
 from harness.study.yaml_document import Document
 from harness.tracking import records
@@ -124,8 +124,6 @@ def fill(store: Store, plan) -> None:
             commit_by_hand(store, stage, {"scores": {"iou": {"micro": 0.1, "micro-imagewise": score}}, "images": 4})
         else:
             spec = specification(stage, plan, store)
-            # As the local executor does: it tells where a plugin's file is.
-            write_json(store.root / "specs" / f"{stage.key}.json", spec)
             assert run_stage(spec), store.failure(stage.key)
 
 
@@ -305,7 +303,7 @@ def test_the_model_of_a_fit_samples_what_the_store_samples(plan):
     import mlflow
     import pandas as pd
 
-    from harness.engine.stages.running import item_seeds
+    from harness.engine.stages.pool import item_seeds
     from harness.tracking.connection import tracking_uri
 
     mirror_all(plan)

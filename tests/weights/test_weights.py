@@ -7,7 +7,6 @@ import pickle
 import socket
 import socketserver
 import subprocess
-import sys
 import tarfile
 import tempfile
 import threading
@@ -249,14 +248,18 @@ def test_the_torch_hub_cache_counts_only_with_the_right_bytes(pinned, tmp_path):
     assert "torch hub" in found.origin
 
 
-def test_a_file_in_an_installed_package_is_found_without_importing_it(tmp_path):
-    found = weights.find("lpips-vgg16-heads")
-    assert (found.pinned, found.origin) == (True, "vgg.pth from the installed package torchmetrics")
-    heads = tensors.read_state_dict(found.path)
-    assert [tuple(head.shape) for head in heads.values()] == [(1, width, 1, 1) for width in (64, 128, 256, 512, 512)]
-    script = "import sys; from harness import weights; weights.find('lpips-vgg16-heads'); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "torchmetrics" not in done.stdout.split()
+def test_a_file_in_an_installed_package_is_found_without_importing_it(tmp_path, monkeypatch):
+    package = tmp_path / "carrier"
+    (package / "weights").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise AssertionError('imported')")
+    (package / "weights" / "carried.pth").write_bytes(b"numbers")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    digest = hashlib.sha256(b"numbers").hexdigest()
+    file = PinnedFile("carried.pth", digest, requirement="carrier==1.0", member="carrier/weights/carried.pth")
+    monkeypatch.setitem(CATALOGUE, "carried", Weights("carried", "for a test", "none", (file,)))
+    found = weights.find("carried")
+    assert (found.path, found.pinned) == (package / "weights" / "carried.pth", True)
+    assert found.origin == "carried.pth from the installed package carrier"
 
 
 def test_only_the_pinned_file_can_be_added(pinned, tmp_path):

@@ -5,17 +5,23 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from harness.engine.executors import Executor
+from harness.engine.executors.executor import Executor
 from harness.engine.worker import run_stage
+from harness.errors import DeclarationError
 
 
 class InProcessExecutor(Executor):
     """One stage at a time, here. A crash of a stage is a crash of the harness."""
 
-    def __init__(self) -> None:
+    name = "in-process"
+    summary = "One stage after the other in this process, for debuggers."
+
+    def __init__(self, jobs: int | None = None) -> None:
+        if jobs not in (None, 1):
+            raise DeclarationError(f"in-process runs one stage at a time; leave out --jobs {jobs}.")
         self._ended: list[tuple[str, int]] = []
 
-    def free(self, kind: str, devices: int = 1) -> int:
+    def free(self, large: bool, devices: int = 1) -> int:
         """Return 1, or 0 while a stage that has run waits to be collected."""
         return 0 if self._ended else 1
 
@@ -29,7 +35,3 @@ class InProcessExecutor(Executor):
             time.sleep(timeout_s)
         ended, self._ended = self._ended, []
         return ended
-
-    def progress(self) -> dict[str, tuple[int, int, str]]:
-        """Return nothing: there is nobody to show it to while a stage runs."""
-        return {}

@@ -1,14 +1,12 @@
 """Runs each stage in a process of its own on this machine, several at once.
 
 The processes are forked from a server that has torch imported and no device touched, so that a stage costs
-milliseconds to start and a crash
-is one failed stage. Cores and accelerators are leased out: each job has its threads, and one accelerator, or as many as
-its fit computes on.
+milliseconds to start and a crash is one failed stage. Cores and accelerators are leased out: each job has its threads,
+and one accelerator, or as many as its fit computes on.
 """
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -17,11 +15,9 @@ import threading
 import time
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
 
-from harness.engine.executors import Executor
-from harness.engine.stages import LARGE
+from harness.engine.executors.executor import Executor
 from harness.home import threads
 from harness.learning.devices import available_cores, visible_accelerators
 
@@ -53,22 +49,24 @@ class LocalExecutor(Executor):
             memory allow.
     """
 
+    name = "local"
+    summary = "Each stage in a process of its own on this machine, several at once."
+
     def __init__(self, jobs: int | None = None) -> None:
         self._accelerators = visible_accelerators()
         self._large = jobs or len(self._accelerators) or _stages_at_once()
         self.jobs = jobs or 2 * len(self._accelerators) or self._large
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["harness.engine.executors.preload"])
+        self._context.set_forkserver_preload(["harness.engine.preload"])
         self._running: dict[str, _Running] = {}
-        self._stores: dict[str, Path] = {}
 
-    def free(self, kind: str, devices: int = 1) -> int:
-        """Return how many more stages of a kind can be started now; a large one needs its devices to itself.
+    def free(self, large: bool, devices: int = 1) -> int:
+        """Return how many more stages of one sort can be started now; a large one needs its devices to itself.
 
         One that computes on more devices than there are can be started alone, and will say that there are too few.
         """
         free = self.jobs - len(self._running)
-        if kind not in LARGE:
+        if not large:
             return free
         held = sum(running.devices for running in self._running.values() if running.large)
         if devices == 1:
@@ -85,18 +83,15 @@ class LocalExecutor(Executor):
 
     def start(self, spec: dict[str, Any]) -> None:
         """Fork a process for the stage and lease it its share of the machine."""
-        key = spec["key"]
-        devices = int(spec["runtime"].get("devices", 1))
-        accelerators = self._lease(spec["kind"], devices)
-        process = self._context.Process(target=_run, args=(spec, accelerators), name=spec["label"])
+        accelerators = self._lease(spec["large"], spec["devices"])
+        arguments = (str(self.written(spec)), str(self.log_path(spec)), accelerators)
+        process = self._context.Process(target=_run, args=arguments, name=spec["label"])
         process.start()
-        self._running[key] = _Running(process, accelerators, spec["kind"] in LARGE, devices)
-        self._stores[key] = Path(spec["store"]) / "progress" / f"{key}.json"
+        self._running[spec["key"]] = _Running(process, accelerators, spec["large"], spec["devices"])
 
-    def _lease(self, kind: str, devices: int = 1) -> tuple[str, ...]:
-        """Return the accelerators with the fewest stages of the kind's memory class, then with the fewest in all."""
+    def _lease(self, large: bool, devices: int = 1) -> tuple[str, ...]:
+        """Return the accelerators with the fewest stages of the same memory class, then with the fewest in all."""
         held = [(name, running.large) for running in self._running.values() for name in running.accelerators]
-        large = kind in LARGE
 
         def load(name: str) -> tuple[int, int]:
             return held.count((name, large)), held.count((name, not large))
@@ -118,17 +113,6 @@ class LocalExecutor(Executor):
                 del self._running[key]
         return ended
 
-    def progress(self) -> dict[str, tuple[int, int, str]]:
-        """Return done, total and unit of running stages."""
-        shown = {}
-        for key in self._running:
-            try:
-                told = json.loads(self._stores[key].read_text())
-            except (FileNotFoundError, json.JSONDecodeError):
-                continue
-            shown[key] = (int(told["done"]), int(told["total"]), str(told["unit"]))
-        return shown
-
     def close(self) -> None:
         """Stop the stages that still run; their saved states stay."""
         for running in self._running.values():
@@ -146,7 +130,7 @@ def _die_with(parent: BaseProcess) -> None:
     os._exit(1)
 
 
-def _run(spec: dict[str, Any], accelerators: tuple[str, ...]) -> None:
+def _run(specification: str, log: str, accelerators: tuple[str, ...]) -> None:
     """Body of a stage's process: output goes to the stage's log."""
     from harness.engine.worker import main
 
@@ -155,14 +139,10 @@ def _run(spec: dict[str, Any], accelerators: tuple[str, ...]) -> None:
         threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     if accelerators:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(accelerators)
-    folder = Path(spec["store"]) / "specs"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{spec['key']}.json"
-    path.write_text(json.dumps(spec))
-    log = os.open(folder / f"{spec['key']}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    code = main([str(path)])
+    printed = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(printed, 1)
+    os.dup2(printed, 2)
+    code = main([specification])
     sys.stdout.flush()
     sys.stderr.flush()
     # Interpreter shutdown of torch and its threads costs time and can hang; everything is on disk already.

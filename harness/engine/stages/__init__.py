@@ -1,16 +1,23 @@
-"""Stage kinds, one file each: a ``VERSION`` that changes when its results do, and ``run``."""
+"""Stage kinds, one file each: what a kind computes, writes and reads back, and how it is added to a plan."""
 
-#: Version of the engine's part of each stage kind. Raise one when the numbers that the kind computes change.
-VERSIONS: dict[str, int] = {
-    "dataset": 1,
-    "fit": 1,
-    "select": 2,
-    "sample": 1,
-    "refine": 2,
-    "train": 1,
-    "evaluate": 1,
-    "fidelity": 3,
-}
+from __future__ import annotations
 
-#: Kinds that hold a network and its batches on the device; the others are small beside them and may share it.
-LARGE = frozenset({"fit", "select", "sample", "refine", "train"})
+from typing import Any
+
+from harness.engine.kind import StageKind
+from harness.plugins.discovery import Found, discover
+from harness.store.results import Result
+
+
+def kinds() -> dict[str, Found[type[StageKind[Any]]]]:
+    """Return every kind of stage by name: those of this package, then those of extensions.
+
+    Raises:
+        PluginError: two have one name, or an extension cannot be imported.
+    """
+    return discover(StageKind, [__name__])
+
+
+def read(result: Result) -> Any:
+    """Open what a stage wrote, as its kind reads it."""
+    return kinds()[result.record["kind"]].thing.read(result)

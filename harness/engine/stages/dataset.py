@@ -3,34 +3,135 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.engine.graph import Plan
+from harness.engine.kind import StageKind
 from harness.engine.stages.running import RunningStage
+from harness.errors import HarnessError
+from harness.store.results import Result
+
+if TYPE_CHECKING:
+    from harness.data.datasets import Dataset
+    from harness.data.pairs import PairSet
+    from harness.data.splits import Role, Split
+
+_SOURCE, _SPLIT, _GROUPS = "dataset.json", "split.json", "groups.json"
 
 
-def run(stage: RunningStage) -> dict[str, Any]:
-    """Decode into the dataset's memory-mapped cache; keep the manifest and the groups."""
-    from harness.data.datasets import open_dataset
-    from harness.data.splits import Split
+class RealPairs:
+    """The real pairs of a dataset result, by role. There is no way to get at them all: every user names its role."""
 
-    options = stage.spec["runtime"]["options"]
-    dataset = open_dataset(stage.parameters["source"], **options)
-    split = Split.from_json(stage.spec["runtime"]["split"])
+    def __init__(self, folder: Path) -> None:
+        from harness.data.splits import Split
 
-    def report(done: int, total: int) -> None:
-        stage.context.progress(done, total, "images")
+        self._folder = folder
+        self.source: dict[str, Any] = json.loads((folder / _SOURCE).read_text())
+        self.split: Split = Split.from_json((folder / _SPLIT).read_text())
 
-    pairs = dataset.decode(stage.parameters["size"], stage.parameters["geometry"], progress=report)
-    source = {"name": dataset.name, "fingerprint": dataset.fingerprint, "options": options}
-    source |= {"size": stage.parameters["size"], "geometry": stage.parameters["geometry"]}
-    (stage.folder / "dataset.json").write_text(json.dumps(source, sort_keys=True))
-    (stage.folder / "split.json").write_text(split.to_json())
-    groups = {f"{dataset.name}/{entry.id}": f"{dataset.name}/{entry.group}" for entry in dataset.entries}
-    (stage.folder / "groups.json").write_text(json.dumps(groups))
-    fit = pairs.select([f"{dataset.name}/{name}" for name in split.ids("fit")[:25]])
-    if len(fit):
-        stage.context.log_images("fit-images", 0, fit.images)
-    for note in split.notes:
-        stage.context.note(note)
-    counts = {role: len(split.ids(role)) for role in ("fit", "select", "report")}
-    return {"images": len(pairs), "split-digest": split.digest, **counts}
+    def _open(self) -> Dataset:
+        from harness.data.datasets import open_dataset
+
+        dataset = open_dataset(self.source["name"], **self.source["options"])
+        if dataset.fingerprint != self.source["fingerprint"]:
+            raise HarnessError(
+                f"Dataset {dataset.name!r} has changed since this study was planned; run the study again."
+            )
+        return dataset
+
+    @cached_property
+    def _decoded(self) -> PairSet:
+        return self._open().decode(self.source["size"], self.source["geometry"])
+
+    @property
+    def name(self) -> str:
+        """The dataset's name, which starts the ids of its pairs."""
+        return str(self.source["name"])
+
+    def role(self, role: Role) -> PairSet:
+        """Return the pairs of one role, sorted by id; may be empty."""
+        return self._named(self.split.ids(role))
+
+    def first(self, count: int | None, seed: int) -> PairSet:
+        """Return the first ``count`` pairs (None: all) of one seeded shuffle of the fit role: small subsets nest."""
+        from harness.data.splits import subset_order
+
+        ids = self.split.ids("fit")
+        return self._named(ids if count is None else subset_order(ids, seed)[:count])
+
+    def _named(self, ids: Any) -> PairSet:
+        return self._decoded.select([f"{self.name}/{name}" for name in ids])
+
+    @cached_property
+    def groups(self) -> dict[str, str]:
+        """Group of every image of the dataset, by id."""
+        return dict(json.loads((self._folder / _GROUPS).read_text()))
+
+    def frames_shared_with(self, other: RealPairs) -> dict[str, list[str]]:
+        """Return, for ids of this dataset, the ids of another that show the same frame."""
+        from harness.data.datasets import near_duplicates_between
+
+        shared: dict[str, list[str]] = {}
+        if other.name != self.name:
+            for pair in near_duplicates_between(self._open(), other._open()):
+                shared.setdefault(f"{self.name}/{pair.first}", []).append(f"{other.name}/{pair.second}")
+        return shared
+
+
+class DatasetStage(StageKind[RealPairs]):
+    """Decodes a dataset and holds its split."""
+
+    name: ClassVar[str] = "dataset"
+    comparable: ClassVar[bool] = True
+
+    @classmethod
+    def add(cls, plan: Plan, source: Dataset, split: Split, label: str, options: dict[str, Any]) -> str:
+        """Add the stage of one dataset and split to a plan; return its key."""
+        from harness.data import decoding, phantom
+
+        declared = plan.loaded.study.dataset
+        parameters = {
+            "source": source.name,
+            "fingerprint": source.fingerprint,
+            "size": declared.size,
+            "geometry": declared.geometry,
+            "split": split.digest,
+            "pixels": [decoding.VERSION, *([phantom.VERSION] if source.name == "phantom" else [])],
+        }
+        runtime = {"split": split.to_json(), "options": options}
+        return plan.add(cls, label, parameters, {}, runtime=runtime, amount=len(source.entries))
+
+    @classmethod
+    def run(cls, stage: RunningStage) -> dict[str, Any]:
+        """Decode into the dataset's memory-mapped cache; keep the manifest and the groups."""
+        from harness.data.datasets import open_dataset
+        from harness.data.splits import Split
+
+        options = stage.runtime["options"]
+        dataset = open_dataset(stage.parameters["source"], **options)
+        split = Split.from_json(stage.runtime["split"])
+
+        def report(done: int, total: int) -> None:
+            stage.context.progress(done, total, "images")
+
+        pairs = dataset.decode(stage.parameters["size"], stage.parameters["geometry"], progress=report)
+        source = {"name": dataset.name, "fingerprint": dataset.fingerprint, "options": options}
+        source |= {"size": stage.parameters["size"], "geometry": stage.parameters["geometry"]}
+        (stage.folder / _SOURCE).write_text(json.dumps(source, sort_keys=True))
+        (stage.folder / _SPLIT).write_text(split.to_json())
+        groups = {f"{dataset.name}/{entry.id}": f"{dataset.name}/{entry.group}" for entry in dataset.entries}
+        (stage.folder / _GROUPS).write_text(json.dumps(groups))
+        fit = pairs.select([f"{dataset.name}/{name}" for name in split.ids("fit")[:25]])
+        if len(fit):
+            stage.context.log_images("fit-images", 0, fit.images)
+        for note in split.notes:
+            stage.context.note(note)
+        counts = {role: len(split.ids(role)) for role in ("fit", "select", "report")}
+        return {"images": len(pairs), "split-digest": split.digest, **counts}
+
+    @classmethod
+    def read(cls, result: Result) -> RealPairs:
+        """Open the real pairs."""
+        return RealPairs(result.folder)

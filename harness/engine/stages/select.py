@@ -1,81 +1,166 @@
-"""The ``select`` stage: samples from every checkpoint of a fit, measures the samples, and names the best one.
-
-A checkpoint is scored as soon as it exists, by the process that fits (:func:`score_ahead`); the stage itself scores
-what is left, so that a killed one scores nothing twice.
-"""
+"""The ``select`` stage: scores the checkpoints of a fit on equal seeds and chooses the best."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.data.pairs import PairSet
-from harness.engine.stages.running import RunningStage, sampled_pairs
-from harness.engine.stages.sample import fitted_pairs, sample_pairs
+from harness.engine.graph import Plan
+from harness.engine.keys import named_network, unless_default
+from harness.engine.kind import StageKind
+from harness.engine.stages.pool import PoolResult, sample_pairs, sampled_pairs
+from harness.engine.stages.running import RunningStage
 from harness.errors import HarnessError
-from harness.learning.work_folder import WorkFolder, recorded_checkpoints
+from harness.metrics.spec import code_of_extensions
+from harness.plugins.registry import load_plugin
+from harness.store.results import Result
+from harness.study.schema import GeneratorUse
 
 if TYPE_CHECKING:
+    from harness.engine.stages.checkpoints import FitResult
     from harness.plugins.contract import Checkpoint
 
-#: First samples of each checkpoint that are kept for the report (paper A, Figure 4).
+#: First samples of each checkpoint that are kept for figures.
 SHOWN = 4
 
 Row = dict[str, Any]
 """``step``, each metric's value, ``network``, and ``problem``: why the checkpoint cannot be chosen, or empty."""
 
 
-def run(stage: RunningStage) -> dict[str, Any]:
-    """Score the checkpoints that were not scored yet, and choose.
+@dataclass(frozen=True)
+class SelectResult:
+    """The choice of a checkpoint.
 
-    Selection only ever sees the fit or the select role; their ids join the lineage of everything the checkpoint makes.
+    Attributes:
+        folder: of the result.
+        step: of the chosen checkpoint.
+        rows: what each checkpoint scored.
+        seen: real ids that the choice has seen.
+        network: that the chosen checkpoint was scored with.
     """
-    from harness.metrics.fidelity.measure import FIDELITY
 
-    fit = stage.result("fit")
-    wanted = stage.parameters["among"]
-    recorded = recorded_checkpoints(fit.folder)
-    checkpoints = _considered(stage, recorded)
-    if not checkpoints:
-        steps = [c.step for c in recorded]
-        raise HarnessError(f"None of the steps {wanted} in select.among is a checkpoint of the fit; it has {steps}.")
-    rows = score(stage, checkpoints, fitted_pairs(stage, fit))
-    metrics = _metrics(stage)
-    name = stage.plugin("generators").name
-    for row in rows:
-        if row["problem"]:
-            stage.context.note(f"Checkpoint {row['step']} of {name} cannot be chosen: {row['problem']}.")
-    best = choose(rows, metrics, [FIDELITY[metric].lower_is_better for metric in metrics])
-    tied = [row["step"] for row in rows if _value(row, metrics[0]) == _value(_at(rows, best), metrics[0])]
-    if len(tied) > 1:
-        by = f"{metrics[1]}, then the earliest" if len(metrics) > 1 else "the earliest"
-        stage.context.note(f"Checkpoints {_listed(tied)} of {name} tie by {metrics[0]}; {best} was chosen by {by}.")
-    _keep_table(stage, rows, best, metrics)
-    (stage.folder / "selection.json").write_text(json.dumps({"rows": rows, "step": best}))
-    return {
-        "step": best,
-        "rows": rows,
-        "seen": sorted(_reference(stage).seen()),
-        "network": _at(rows, best)["network"],
-        "samples": stage.parameters["samples"],
-    }
+    folder: Path
+    step: int
+    rows: list[Row]
+    seen: frozenset[str]
+    network: str
+
+    def samples(self) -> dict[int, dict[str, NDArray[np.uint8]]]:
+        """Return the first samples of each checkpoint by step: ``images`` (N, H, W, 3) and ``masks`` (N, H, W)."""
+        found = {}
+        for row in self.rows:
+            with np.load(_shown(self.folder, row["step"])) as stored:
+                found[int(row["step"])] = dict(stored)
+        return found
+
+
+class SelectStage(StageKind[SelectResult]):
+    """Chooses a checkpoint."""
+
+    name: ClassVar[str] = "select"
+    version: ClassVar[int] = 2
+    large: ClassVar[bool] = True
+    resumable: ClassVar[bool] = True
+
+    @classmethod
+    def add(
+        cls,
+        plan: Plan,
+        use: GeneratorUse,
+        label: str,
+        inputs: dict[str, tuple[str, ...]],
+        *,
+        seed: int,
+        images_per_mask: int,
+    ) -> str:
+        """Add the choice of one plugin's checkpoint to a plan; return its key.
+
+        Args:
+            plan: to add to.
+            use: the plugin, which says how to choose.
+            label: what its fit is called.
+            inputs: dataset, fit, and masks where images are made for them.
+            seed: of the samples.
+            images_per_mask: images for each mask, where they are made for masks.
+        """
+        assert use.select is not None
+        plugin = load_plugin("generators", use.plugin).create(**use.values())
+        several = unless_default({"images-per-mask": images_per_mask}, {"images-per-mask": 1})
+        parameters = {**named_network(use.select.model_dump(mode="json")), "seed": seed, **several}
+        runtime = {"network": use.select.network}
+        return plan.add(
+            cls,
+            f"select {label}",
+            parameters,
+            inputs,
+            plugin=plugin,
+            use=use,
+            seed=seed,
+            runtime=runtime,
+            code=code_of_extensions(use.select.metrics()),
+            amount=use.select.samples,
+        )
+
+    @classmethod
+    def run(cls, stage: RunningStage) -> dict[str, Any]:
+        """Score the checkpoints that were not scored yet, and choose.
+
+        Selection only ever sees the fit or the select role; their ids join the lineage of all the checkpoint makes.
+        """
+        from harness.metrics.spec import fidelity_metric
+
+        fit: FitResult = stage.input("fit")
+        checkpoints = considered(stage, fit.checkpoints)
+        if not checkpoints:
+            wanted, steps = stage.parameters["among"], [c.step for c in fit.checkpoints]
+            raise HarnessError(
+                f"None of the steps {wanted} in select.among is a checkpoint of the fit; it has {steps}."
+            )
+        rows = score(stage, checkpoints, fit.pairs(stage.dataset, stage.parameters.get("real")))
+        metrics = _metrics(stage)
+        name = stage.plugin("generators").name
+        for row in rows:
+            if row["problem"]:
+                stage.context.note(f"Checkpoint {row['step']} of {name} cannot be chosen: {row['problem']}.")
+        best = choose(rows, metrics, [fidelity_metric(metric).better == "lower" for metric in metrics])
+        tied = [row["step"] for row in rows if _value(row, metrics[0]) == _value(_at(rows, best), metrics[0])]
+        if len(tied) > 1:
+            by = f"{metrics[1]}, then the earliest" if len(metrics) > 1 else "the earliest"
+            stage.context.note(f"Checkpoints {_listed(tied)} of {name} tie by {metrics[0]}; {best} was chosen by {by}.")
+        return {
+            "step": best,
+            "rows": rows,
+            "seen": sorted(_reference(stage).seen()),
+            "network": _at(rows, best)["network"],
+            "samples": stage.parameters["samples"],
+        }
+
+    @classmethod
+    def read(cls, result: Result) -> SelectResult:
+        """Open the choice."""
+        values = result.values
+        seen = frozenset(values["seen"])
+        return SelectResult(result.folder, int(values["step"]), values["rows"], seen, values["network"])
+
+
+def _shown(folder: Path, step: int) -> Path:
+    return folder / "shown" / f"{step}.npz"
 
 
 def _metrics(stage: RunningStage) -> list[str]:
     return [name for name in (stage.parameters["by"], stage.parameters["then"]) if name]
 
 
-def _considered(stage: RunningStage, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+def considered(stage: RunningStage, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Return the checkpoints among which a select stage is to choose."""
     wanted = stage.parameters["among"]
     return [c for c in checkpoints if wanted is None or c.step in wanted]
 
@@ -86,7 +171,7 @@ def _reference(stage: RunningStage) -> PairSet:
     Raises:
         HarnessError: there are too few.
     """
-    reference = stage.dataset.role("fit" if stage.parameters["against"] == "fit" else "select")
+    reference: PairSet = stage.dataset.role("fit" if stage.parameters["against"] == "fit" else "select")
     if len(reference) < 2:
         raise HarnessError("The select role has fewer than 2 images to select against; choose select.against: fit.")
     return reference
@@ -116,22 +201,19 @@ def score(stage: RunningStage, checkpoints: Sequence[Checkpoint], real: PairSet)
 
 def _score(stage: RunningStage, checkpoint: Checkpoint, real: PairSet) -> Row:
     from harness.metrics.fidelity.measure import measure, of_masks
+    from harness.metrics.spec import Sets, fidelity_metric
 
     generator = stage.plugin("generators")
-    masks = PairSet.load(stage.result("masks").folder / "pairs") if stage.results("masks") else None
+    given: list[PoolResult] = stage.inputs("masks")
     reference = _reference(stage)
     makes = generator.card.makes
     metrics = _metrics(stage)
-    given = sampled_pairs(generator, checkpoint, real)
-    samples = sample_pairs(stage, generator, checkpoint, stage.parameters["samples"], given, masks)
-    measured = measure(
-        metrics,
-        of_masks(reference) if makes == "masks" else reference,
-        samples,
-        device=stage.device,
-        seed=stage.seed,
-        network=stage.spec["runtime"]["network"] or "",
-    )
+    seen = sampled_pairs(generator, checkpoint, real)
+    masks = given[0].pairs if given else None
+    samples = sample_pairs(stage, generator, checkpoint, stage.parameters["samples"], seen, masks)
+    compared = of_masks(reference) if makes == "masks" else reference
+    sets = Sets(compared, samples, stage.device, seed=stage.seed, network=stage.runtime["network"] or "")
+    measured = measure([fidelity_metric(name) for name in metrics], sets)
     values = {name: float(measured[name][name]) for name in metrics}
     stage.context.log(checkpoint.step, **values)
     stage.context.log_images("samples", checkpoint.step, samples.images[:25])
@@ -145,13 +227,10 @@ def _keep_samples(folder: Path, step: int, samples: PairSet) -> None:
 
     Written before its row is: a checkpoint that counts as scored has them.
     """
-    from harness.metrics.fidelity import figure_data
-
-    (folder / "shown").mkdir(exist_ok=True)
+    path = _shown(folder, step)
+    path.parent.mkdir(exist_ok=True)
     few = samples.first(min(SHOWN, len(samples)))
-    figure_data.save(
-        folder / "shown" / f"{step}.npz", {"images": np.asarray(few.images), "masks": np.asarray(few.masks)}
-    )
+    np.savez(path, allow_pickle=False, images=few.images, masks=few.masks)
 
 
 def _problem(samples: PairSet, makes: str, values: dict[str, float]) -> str:
@@ -175,81 +254,6 @@ def _digest(folder: Path) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
-
-
-def score_ahead(fit: RunningStage, checkpoint: Checkpoint, real: PairSet) -> bool:
-    """Score a checkpoint of a fit that is still running, for each select stage that waits for it.
-
-    Called by the process that fits, which waits. Nothing that the scoring draws or sets reaches the fit: random
-    generators are put back, and it runs in a thread of its own. When it fails, the fit goes on; the select stage tries
-    again and reports.
-
-    Args:
-        fit: the fit stage at work; its specification names the select stages.
-        checkpoint: one that the fit has just recorded.
-        real: the pairs that the fit was given.
-
-    Returns:
-        Whether to go on scoring ahead.
-    """
-    started = time.monotonic()
-    try:
-        for spec in fit.spec.get("selections", []):
-            with ThreadPoolExecutor(1) as alone, _random_states_put_back():
-                alone.submit(_score_one_ahead, fit, spec, checkpoint, real).result()
-    except Exception as error:  # whatever it is: scoring must not cost a fit, and the select stage will meet it again
-        print(f"Checkpoint {checkpoint.step} could not be scored during the fit: {error}", file=sys.stderr, flush=True)
-        return False
-    finally:
-        fit.context.spent_elsewhere(time.monotonic() - started)
-    return True
-
-
-def _score_one_ahead(fit: RunningStage, spec: dict[str, Any], checkpoint: Checkpoint, real: PairSet) -> None:
-    store, key = fit.store, spec["key"]
-    if store.find("select", key) is not None or any(
-        store.find(kind, other) is None for kind, other in spec["inputs"].get("masks", [])
-    ):
-        return
-    with store.working_on(key):
-        context = WorkFolder(
-            store.work_folder(key), fit.device, int(spec["parts"]["seed"]), on_progress=fit.context.on_progress
-        )
-        stage = RunningStage(spec, store, context, fit.device)
-        if _considered(stage, [checkpoint]):
-            score(stage, [checkpoint], real)
-
-
-@contextmanager
-def _random_states_put_back() -> Iterator[None]:
-    """Put the state of every global random generator back when left."""
-    import random
-
-    import torch
-
-    python, arrays, tensors = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(arrays)
-        torch.set_rng_state(tensors)
-        if devices:
-            torch.cuda.set_rng_state_all(devices)
-
-
-def _keep_table(stage: RunningStage, rows: list[Row], best: int, metrics: list[str]) -> None:
-    """Write the table and the curve, in the form of the papers' tables of checkpoints."""
-    from harness.report.figures.fidelity import draw_selection
-    from harness.report.tables.selection import selection_table
-
-    for name in ("tables", "figures"):
-        (stage.folder / name).mkdir(exist_ok=True)
-    table = selection_table(rows, best, metrics)
-    for ending, text in (("md", table.markdown()), ("tex", table.latex()), ("csv", table.csv())):
-        (stage.folder / "tables" / f"selection.{ending}").write_text(text, encoding="utf-8")
-    draw_selection(rows, best, metrics, stage.folder / "figures" / "selection")
 
 
 def _listed(steps: list[int]) -> str:

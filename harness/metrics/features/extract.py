@@ -19,11 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import DataError
-from harness.metrics.features.networks import FeatureNetwork, Mode
+from harness.metrics.features.feature_network import FeatureNetwork, Mode
+from harness.metrics.features.networks import network_named
 from harness.store.cache import cached
 
 if TYPE_CHECKING:
     import torch
+
+    from harness.metrics.spec import Sets, Values
 
 Images = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]
 """uint8 (N, H, W, 3), or N arrays uint8 (H, W, 3) of any sizes (they may be decoded when asked for)."""
@@ -193,3 +196,14 @@ def features(
         return compute()
     label = "-".join(part for part in (network.name, network.fingerprint, mode) if part)
     return cached(label, content_key(images), compute)
+
+
+def features_of_both(sets: Sets) -> tuple[NDArray[np.float32], NDArray[np.float32], Values]:
+    """Return the features of the real and of the synthetic images by ``sets.network``, float32 (N, D) and (M, D), and
+    what belongs beside every number made from them."""
+    network = network_named(sets.network, sets.mode)
+    real, synthetic = (
+        features(side.images, network, device=sets.device, mode=sets.mode, progress=sets.progress)
+        for side in (sets.real, sets.synthetic)
+    )
+    return real, synthetic, {"network": network.name, "mode": sets.mode}

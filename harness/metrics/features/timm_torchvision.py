@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import DeclarationError, WeightsError, nearest
-from harness.metrics.features.networks import FeatureNetwork, named_file, normalised_network
+from harness.metrics.features.feature_network import FeatureNetwork, named_file, normalised_network
 from harness.weights import encoders, locate, tensors
 
 if TYPE_CHECKING:

@@ -12,51 +12,19 @@ that the segmenter was not trained on score.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.metrics.segmentation.scores import confusion, per_image_scores
-
-if TYPE_CHECKING:
-    import torch
-
-    from harness.plugins.contract import Segmenter
-
+from harness.errors import DeclarationError
+from harness.metrics.fidelity.masks import shows_masks
+from harness.metrics.segmentation.confusion import confusion, intersection_over_union
+from harness.metrics.spec import FidelityMetric, Quantity, Sets, Values
 
 #: Pixels of masks that are multiplied at once as float32: 64 MiB a side.
 _AT_ONCE = 2**24
-
-
-@dataclass(frozen=True)
-class TrainedSegmenter:
-    """A segmenter that has learned from real pairs.
-
-    Attributes:
-        label: as in tables, such as ``unet``.
-        predict: maps images uint8 (N, H, W, 3) to masks uint8 (N, H, W) in {0, 1}, each from its image alone.
-    """
-
-    label: str
-    predict: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
-
-    @classmethod
-    def load(cls, segmenter: Segmenter, weights: Path, device: torch.device, label: str = "") -> TrainedSegmenter:
-        """Take a segmenter as it is evaluated (:func:`harness.learning.predict.predict`).
-
-        Args:
-            segmenter: the plugin, with the parameters that it was trained with.
-            weights: the safetensors file that training left; read at each prediction.
-            device: where to predict.
-            label: its own when left out.
-        """
-        from harness.learning.predict import predict
-
-        return cls(label or segmenter.label, lambda images: predict(segmenter, weights, images, device))
 
 
 @dataclass(frozen=True)
@@ -86,7 +54,7 @@ def agreement(predictions: NDArray[np.uint8], masks: NDArray[np.uint8]) -> Agree
     Raises:
         ValueError: the shapes differ, or a value is neither 0 nor 1.
     """
-    scores = per_image_scores(confusion(predictions, masks), float("nan"))["iou"]
+    scores = intersection_over_union(confusion(predictions, masks), float("nan"))
     counted = scores[~np.isnan(scores)]
     value = float(counted.mean()) if len(counted) else float("nan")
     return Agreement(value, _chance(predictions, masks), len(counted))
@@ -116,3 +84,52 @@ def _blocks(count: int, pixels: int) -> Iterator[slice]:
     """Yield slices of ``count`` masks that hold no more pixels than are multiplied at once."""
     step = max(1, _AT_ONCE // max(1, pixels))
     return (slice(start, start + step) for start in range(0, count, step))
+
+
+def _compute(sets: Sets) -> Values:
+    if sets.segmenter is None:
+        raise DeclarationError("agreement asks a segmenter that was trained on real pairs, and none was given.")
+    pairs, label = sets.synthetic, sets.segmenter.label
+    if shows_masks(pairs):
+        note = "The images are the masks as grey pictures, so that there is no telling whether they belong together."
+        return {"agreement": float("nan"), "network": label, "notes": note}
+    found = agreement(sets.segmenter(np.asarray(pairs.images)), pairs.masks)
+    note = f"With the masks of other images the same predictions agree {found.chance:.4f} (chance)."
+    if found.pairs < len(pairs):
+        note += f" Pairs left out, since mask and prediction are empty: {len(pairs) - found.pairs}."
+    if not found.pairs:
+        note = "Every mask and every prediction is empty, so there is no value."
+    beside: Values = {"agreement-chance": found.chance, "agreement-pairs": found.pairs}
+    return {"agreement": found.value, **beside, "network": label, "notes": note}
+
+
+AGREEMENT = FidelityMetric(
+    name="agreement",
+    label="Agreement",
+    on="pairs",
+    better="higher",
+    lower=0.0,
+    upper=1.0,
+    digits=3,
+    order=100,
+    definition="Mean IoU of the synthetic masks with what a segmenter trained on real pairs predicts on their images.",
+    source="after the GAN-test of Shmelkov, Schmid and Alahari 2018",
+    note="Agreement: mean IoU of the masks with what a segmenter trained on real pairs ({networks}) predicts on their "
+    "images; by chance: with the masks of other images. Images and masks belong together as far as the first is above "
+    "the second; real images show how far that can be.",
+    compute=_compute,
+    needs_segmenter=True,
+    beside=(
+        Quantity(
+            name="agreement-chance",
+            label="Agreement by chance",
+            heading="Agreement\nby chance",
+            lower=0.0,
+            upper=1.0,
+            digits=3,
+            table="fidelity",
+        ),
+        Quantity(name="agreement-pairs", label="Pairs that count for agreement", lower=0, digits=0),
+        Quantity(name="agreement-lowest-mask", label="Agreement of the lowest mask", lower=0.0, upper=1.0, digits=3),
+    ),
+)

@@ -11,6 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from harness.errors import DataError
+from harness.metrics.features.extract import features_of_both
+from harness.metrics.spec import FidelityMetric, Quantity, Sets, Values
+
+#: Features of the Inception network: of fewer images a covariance has not full rank, and the FID is biased upwards.
+FULL_RANK = 2048
 
 
 def _centred(vectors: ArrayLike, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -129,3 +134,130 @@ def corrected_frechet_distance(real: ArrayLike, synthetic: ArrayLike, *, seed: i
         every = size == len(a) == len(b)  # one subset only, whatever the order
         means.append(np.mean([subsets.distance(i, j) for i, j in (pairs[:1] if every else pairs)]))
     return float(np.polyfit(1 / (sizes + shift), means, 1)[1])
+
+
+def beside_fid(real: NDArray[np.float32], synthetic: NDArray[np.float32], seed: int = 0) -> Values:
+    """Return what must stand beside a FID of few images: KID, a corrected FID and a sentence; nothing for many.
+
+    Args:
+        real: (N, D) features.
+        synthetic: (M, D) features.
+        seed: of the subsets that both draw.
+    """
+    from harness.metrics.fidelity.kid import kernel_distance
+
+    smallest = min(len(real), len(synthetic))
+    if smallest >= FULL_RANK:
+        return {}
+    kid = kernel_distance(real, synthetic, seed=seed)
+    note = (
+        f"FID of {smallest} images is biased upwards (fewer than {FULL_RANK}): compare it only at equal numbers of "
+        "images. KID has no such bias, and fid-corrected extrapolates to infinitely many images."
+    )
+    return {
+        "fid-corrected": corrected_frechet_distance(real, synthetic, seed=seed),
+        "kid": kid.value,
+        "kid-deviation": kid.deviation,
+        "notes": note,
+    }
+
+
+def _fid(sets: Sets) -> Values:
+    real, synthetic, facts = features_of_both(sets)
+    return {"fid": frechet_distance(real, synthetic), **facts, **beside_fid(real, synthetic, sets.seed)}
+
+
+def fid_by_clean_fid(sets: Sets) -> Values:
+    """Return the FID that the clean-fid package computes of the same images with the same network, as ``clean-fid``.
+
+    The images are written as PNG files, which lose nothing, since that program reads folders.
+
+    Raises:
+        WeightsError: the Inception weights are not on this machine.
+    """
+    import tempfile
+    from pathlib import Path
+
+    import torch
+    from cleanfid.fid import compute_fid
+    from PIL import Image
+
+    from harness.weights import locate
+
+    found = locate.find("fid-inception")
+    # The published program where its file is on this machine, else the same network in PyTorch's own layout.
+    program = found is not None and found.path.suffix == ".pt"
+    network = torch.jit.load(found.path).eval() if found is not None and program else locate.fid_inception()
+    network = network.to(sets.device)
+
+    def extract(images: torch.Tensor) -> torch.Tensor:
+        scaled = (images - 128) / 128 if sets.mode == "clean" else (images - 127.5) / 127.5
+        return torch.as_tensor(network(scaled))
+
+    with tempfile.TemporaryDirectory() as folder:
+        places = [Path(folder, kind) for kind in ("real", "synthetic")]
+        for place, side in zip(places, (sets.real, sets.synthetic), strict=True):
+            place.mkdir()
+            for i in range(len(side)):
+                Image.fromarray(side.images[i]).save(place / f"{i:06d}.png")
+        value = compute_fid(
+            *map(str, places),
+            mode="clean" if sets.mode == "clean" else "legacy_pytorch",
+            custom_feat_extractor=extract,
+            num_workers=0,
+            device=sets.device,
+            use_dataparallel=False,
+            verbose=False,
+        )
+    return {"clean-fid": float(value)}
+
+
+def _frechet_distance(sets: Sets) -> Values:
+    real, synthetic, facts = features_of_both(sets)
+    return {"frechet-distance": frechet_distance(real, synthetic), **facts}
+
+
+FID = FidelityMetric(
+    name="fid",
+    label="FID",
+    on="images",
+    better="lower",
+    lower=0.0,
+    digits=2,
+    order=10,
+    definition="Fréchet Inception Distance, clean-fid's procedure.",
+    source="Heusel et al. 2017, arXiv 1706.08500; Parmar, Zhang and Zhu 2022, arXiv 2104.11222",
+    compute=_fid,
+    network="fid-inception",
+    needs_weights=("fid-inception",),
+    draws=True,
+    biased_below=FULL_RANK,
+    other_network="frechet-distance",
+    published=fid_by_clean_fid,
+    beside=(
+        Quantity(
+            name="fid-corrected",
+            label="Corrected FID",
+            heading="Corrected\nFID",
+            better="lower",
+            digits=2,
+            table="fidelity",
+            note="Corrected FID: that of subsets of different sizes, extrapolated to infinitely many images.",
+        ),
+    ),
+)
+
+FRECHET_DISTANCE = FidelityMetric(
+    name="frechet-distance",
+    label="Fréchet distance",
+    heading="Fréchet\ndistance",
+    on="images",
+    better="lower",
+    lower=0.0,
+    digits=2,
+    order=50,
+    definition="Fréchet distance of the features of another network, which is named beside it; no FID.",
+    source="Heusel et al. 2017, arXiv 1706.08500",
+    compute=_frechet_distance,
+    needs_network=True,
+)

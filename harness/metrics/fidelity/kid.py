@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from harness.errors import DataError
+from harness.metrics.features.extract import features_of_both
+from harness.metrics.spec import FidelityMetric, Quantity, Sets, Values
 
 
 @dataclass(frozen=True)
@@ -92,3 +94,29 @@ def kernel_distance(
     value = real_sum / (n * (n - 1)) + synthetic_sum / (m * (m - 1)) - 2 * between_sum / (n * m)
     estimates = (real_parts + synthetic_parts) / (size * (size - 1)) - 2 * between_parts / size**2
     return Kid(value, float(np.std(estimates, ddof=1)), size)
+
+
+def _compute(sets: Sets) -> Values:
+    real, synthetic, facts = features_of_both(sets)
+    kid = kernel_distance(real, synthetic, seed=sets.seed)
+    return {"kid": kid.value, "kid-deviation": kid.deviation, "subset-size": kid.subset_size, **facts}
+
+
+KID = FidelityMetric(
+    name="kid",
+    label="KID",
+    on="images",
+    better="lower",
+    deviation="kid-deviation",
+    order=20,
+    definition="Kernel Inception Distance, unbiased.",
+    source="Bińkowski et al. 2018, arXiv 1801.01401",
+    compute=_compute,
+    network="fid-inception",
+    needs_weights=("fid-inception",),
+    draws=True,
+    beside=(
+        Quantity(name="kid-deviation", label="Deviation of KID over subsets", lower=0.0, varies=False),
+        Quantity(name="subset-size", label="Images in a subset of KID", lower=2, digits=0),
+    ),
+)

@@ -8,15 +8,20 @@ generator copies.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from harness.errors import DataError
 from harness.metrics.features.extract import Images, content_key
-from harness.metrics.fidelity.distances import squared_distances
 from harness.metrics.fidelity.thumbnails import thumbnails
+from harness.metrics.spec import Arrays, FidelityMetric, Quantity, Sets, Values
 from harness.store.cache import cached
+
+if TYPE_CHECKING:
+    from harness.data.pairs import PairSet
+    from harness.metrics.inputs.places import Pictures
 
 DESCRIPTION = "pixels-32"
 _SIDE = 32
@@ -37,9 +42,6 @@ class Memorisation:
         p_value: how likely at least so many would be if synthetic and reference images were draws of one distribution.
         copies: the flag: an exact copy, or a ``p_value`` below 0.01.
         reference: ``held-out``, or ``leave-one-out`` of the training images when none were held out.
-        distances: of each synthetic image to its nearest training image, (M,).
-        nearest: which training image that is, (M,).
-        reference_distances: of each reference image.
     """
 
     closer: float
@@ -48,13 +50,6 @@ class Memorisation:
     p_value: float
     copies: bool
     reference: str
-    distances: NDArray[np.float64]
-    nearest: NDArray[np.intp]
-    reference_distances: NDArray[np.float64]
-
-    def closest_pairs(self, count: int = 8) -> list[tuple[int, int]]:
-        """Return (synthetic, training) positions of the closest pairs, closest first."""
-        return [(int(i), int(self.nearest[i])) for i in np.argsort(self.distances, kind="stable")[:count]]
 
 
 def describe(images: Images, *, cache: bool = False) -> NDArray[np.float64]:
@@ -71,6 +66,20 @@ def describe(images: Images, *, cache: bool = False) -> NDArray[np.float64]:
 
     small = cached(DESCRIPTION, content_key(images), compute) if cache else compute()
     return small.astype(np.float64) / np.sqrt(small.shape[1])
+
+
+def squared_distances(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
+    """Return squared Euclidean distances (N, M) between rows of (N, D) and (M, D), in float64 and never below 0.
+
+    The vectors are centred on the mean of ``b`` first: the expansion ``|x|^2 + |y|^2 - 2 x.y`` loses digits far from
+    the origin.
+    """
+    y = np.asarray(b, dtype=np.float64)
+    centre = y.mean(axis=0)
+    y = y - centre
+    x = np.asarray(a, dtype=np.float64) - centre
+    squares = np.einsum("ij,ij->i", x, x)[:, None] + np.einsum("ij,ij->i", y, y)[None, :]
+    return np.maximum(squares - 2 * (x @ y.T), 0.0)
 
 
 def nearest_neighbours(
@@ -122,7 +131,7 @@ def memorisation(training: ArrayLike, synthetic: ArrayLike, held_out: ArrayLike 
             f"Memorisation needs at least two training images and one of the others, got {len(train)} training, "
             f"{len(made)} synthetic{held}."
         )
-    distances, which = nearest_neighbours(made, train)
+    distances, _ = nearest_neighbours(made, train)
     if others is None:
         reference, _ = nearest_neighbours(train, train, leave_one_out=True)
     else:
@@ -140,7 +149,109 @@ def memorisation(training: ArrayLike, synthetic: ArrayLike, held_out: ArrayLike 
         p_value=p_value,
         copies=exact > 0 or p_value < _FALSE_ALARMS,
         reference="leave-one-out" if others is None else "held-out",
-        distances=distances,
-        nearest=which,
-        reference_distances=reference,
     )
+
+
+def closest(sets: Sets, count: int = 12) -> Arrays:
+    """Return the synthetic images that lie closest to training images, each with its nearest one, closest first.
+
+    Returns:
+        ``synthetic`` and ``real`` uint8 (K, H, W, 3), ``distance`` (K,), ``synthetic_ids`` and ``real_ids`` (K,);
+        images of several sizes are shown at 128 x 128 pixels.
+    """
+    training = _training(sets)
+    distances, nearest = nearest_neighbours(
+        describe(sets.synthetic.images, cache=True), describe(training.images, cache=True)
+    )
+    first = np.argsort(distances, kind="stable")[:count]
+    which = nearest[first]
+    return {
+        "synthetic": _shown(sets.synthetic.images, first),
+        "real": _shown(training.images, which),
+        "distance": distances[first],
+        "synthetic_ids": np.array([sets.synthetic.ids[i] for i in first]),
+        "real_ids": np.array([training.ids[i] for i in which]),
+    }
+
+
+def _shown(images: Images, positions: NDArray[np.intp]) -> NDArray[np.uint8]:
+    if isinstance(images, np.ndarray):
+        return np.asarray(images[positions])
+    return thumbnails([images[int(i)] for i in positions], 128).astype(np.uint8)
+
+
+def _training(sets: Sets) -> PairSet | Pictures:
+    return sets.real if sets.fitted is None else sets.fitted
+
+
+def _compute(sets: Sets) -> Values:
+    training = _training(sets)
+    if len(training) < 2:
+        seen = "no real image" if len(training) == 0 else "one real image only"
+        note = f"It has seen {seen}, so there is no telling copies from likeness."
+        return {"memorisation": float("nan"), "network": DESCRIPTION, "notes": note}
+    held_out = None if sets.held_out is None else describe(sets.held_out.images, cache=True)
+    found = memorisation(describe(training.images, cache=True), describe(sets.synthetic.images, cache=True), held_out)
+    note = (
+        f"Copies: {found.copied:.0%} of the images lie closer to a training image than 99 % of unseen real ones do "
+        f"(p = {found.p_value:.2g}), and {found.exact} are exact copies."
+    )
+    return {
+        "memorisation": found.closer,
+        "copied": found.copied,
+        "copied-p-value": found.p_value,
+        "exact-copies": found.exact,
+        "copies": found.copies,
+        "reference": found.reference,
+        "network": DESCRIPTION,
+        "notes": note if found.copies else "",
+    }
+
+
+def _evidence(sets: Sets) -> dict[str, Arrays]:
+    return {"closest": closest(sets)} if len(_training(sets)) > 1 else {}
+
+
+MEMORISATION = FidelityMetric(
+    name="memorisation",
+    label="Memorisation",
+    heading="Closer",
+    on="images",
+    better="lower",
+    lower=0.0,
+    upper=1.0,
+    table="memorisation",
+    order=80,
+    definition="Probability that a synthetic image lies closer to a training image than an unseen real one does.",
+    source="Meehan, Chaudhuri and Dasgupta 2020, arXiv 2004.05675",
+    note="Closer: probability that a synthetic image lies closer to its nearest training image than a real image that "
+    "was not seen does; 0.5 when they are alike, 1 when every image is a copy. Copied: share closer than 99 % of the "
+    "real ones, with the p value of so many by chance. Verdict copies: p below 0.01, or an exact copy.",
+    compute=_compute,
+    against_fitted=True,
+    fewest=1,
+    of_all_sets=True,
+    evidence=_evidence,
+    beside=(
+        Quantity(name="copied", label="Copied", lower=0.0, upper=1.0, table="memorisation"),
+        Quantity(
+            name="copied-p-value",
+            label="p of copied",
+            heading="p",
+            lower=0.0,
+            upper=1.0,
+            digits=3,
+            table="memorisation",
+            varies=False,
+        ),
+        Quantity(
+            name="exact-copies",
+            label="Exact copies",
+            heading="Exact\ncopies",
+            lower=0,
+            digits=0,
+            table="memorisation",
+            varies=False,
+        ),
+    ),
+)

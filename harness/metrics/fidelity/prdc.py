@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from harness.errors import DataError
-from harness.metrics.fidelity.distances import squared_distances
+from harness.metrics.features.extract import features_of_both
+from harness.metrics.fidelity.memorisation import squared_distances
+from harness.metrics.spec import FidelityMetric, Quantity, Sets, Values
 
 
 @dataclass(frozen=True)
@@ -65,3 +67,47 @@ def prdc(real: ArrayLike, synthetic: ArrayLike, *, neighbours: int = 5) -> Prdc:
         coverage=float(in_real.any(axis=1).mean()),
         neighbours=neighbours,
     )
+
+
+def _compute(sets: Sets, *, neighbours: int = 5) -> Values:
+    real, synthetic, facts = features_of_both(sets)
+    found = prdc(real, synthetic, neighbours=neighbours)
+    four = {name: getattr(found, name) for name in ("precision", "recall", "density", "coverage")}
+    return {"prdc": found.coverage, **four, "neighbours": found.neighbours, **facts, "notes": "prdc is the coverage."}
+
+
+PRDC = FidelityMetric(
+    name="prdc",
+    label="Coverage",
+    on="images",
+    better="higher",
+    lower=0.0,
+    upper=1.0,
+    table="",
+    order=30,
+    definition="Precision, recall, density, coverage of 5 neighbours.",
+    source="Kynkäänniemi et al. 2019, arXiv 1904.06991; Naeem et al. 2020, arXiv 2002.09797",
+    compute=_compute,
+    shown_as="coverage",
+    network="fid-inception",
+    needs_weights=("fid-inception",),
+    fewest=6,
+    beside=(
+        Quantity(
+            name="precision", label="Precision", better="higher", lower=0.0, upper=1.0, digits=3, table="fidelity"
+        ),
+        Quantity(name="recall", label="Recall", better="higher", lower=0.0, upper=1.0, digits=3, table="fidelity"),
+        Quantity(name="density", label="Density", better="higher", lower=0.0, digits=3, table="fidelity"),
+        Quantity(
+            name="coverage",
+            label="Coverage",
+            better="higher",
+            lower=0.0,
+            upper=1.0,
+            digits=3,
+            table="fidelity",
+            note="Precision, recall, density and coverage: of {neighbours} nearest neighbours.",
+        ),
+        Quantity(name="neighbours", label="Neighbours", lower=1, digits=0),
+    ),
+)

@@ -9,16 +9,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from harness.metrics.fidelity.measure import Values
+from harness.metrics.spec import Values, quantity_called
 
 _OF_SETS = re.compile(r"-(between-sets|set-\d+)$")
-#: Quantities of which a deviation between sets says nothing.
-_WITHOUT_DEVIATION = ("-deviation", "-p-value")
 
 
 def between_sets(quantity: str) -> str:
@@ -42,7 +38,7 @@ def over_sets(metric: str, sets: Sequence[Values], together: Values | None = Non
     A quantity that one set lacks, or has no value of, has no mean: an average is never thinned.
 
     Args:
-        metric: in :data:`harness.metrics.fidelity.measure.FIDELITY`.
+        metric: its name.
         sets: at least two, as :func:`harness.metrics.fidelity.measure` returns them.
         together: the same of all sets as one, for what is no mean of sets (a p value, a verdict); stands in the place
             of the means, unless a set has no value.
@@ -57,7 +53,7 @@ def over_sets(metric: str, sets: Sequence[Values], together: Values | None = Non
         each = np.array([float(values.get(name, math.nan)) for values in sets])
         found[name] = float(each.mean())
         counted = all(isinstance(values.get(name, 0), int) for values in sets)
-        if not counted and not name.endswith(_WITHOUT_DEVIATION):
+        if not counted and quantity_called(name).varies:
             found[between_sets(name)] = float(each.std(ddof=1))
             found |= {of_set(name, number): float(value) for number, value in enumerate(each, start=1)}
     found["notes"] = _notes([str(values["notes"]) for values in sets], [float(values[metric]) for values in sets])

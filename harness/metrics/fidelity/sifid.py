@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from harness.errors import DataError
 from harness.metrics.features.extract import Images, chunks, content_key, on_cores
+from harness.metrics.spec import FidelityMetric, Quantity, Sets, Values
 from harness.store.cache import cached
 
 if TYPE_CHECKING:
@@ -125,3 +126,37 @@ def single_image_distances(
     nuclear = np.linalg.svd(roots @ others.transpose(0, 2, 1), compute_uv=False).sum(axis=1)
     spread = (roots**2).sum(axis=(1, 2)) + (others**2).sum(axis=(1, 2))
     return (difference**2).sum(axis=1) + spread - 2 * nuclear
+
+
+def _compute(sets: Sets) -> Values:
+    position = {name: i for i, name in enumerate(sets.real.ids)}
+    pairs: list[tuple[int, int]] = []
+    for j, seen in enumerate(sets.synthetic.lineage or ()):
+        source = next(iter(seen)) if len(seen) == 1 else ""
+        if source not in position:
+            none = "SIFID compares an image with the one real image it was made from; "
+            none += "some here come from several." if len(seen) > 1 else "some here come from none of these."
+            return {"sifid": float("nan"), "network": NETWORK, "notes": none}
+        pairs.append((position[source], j))
+    distances = single_image_distances(
+        sets.real.images, sets.synthetic.images, device=sets.device, pairs=pairs, cache=True
+    )
+    deviation = float(distances.std())
+    return {"sifid": float(distances.mean()), "sifid-deviation": deviation, "network": NETWORK, "mode": "native size"}
+
+
+SIFID = FidelityMetric(
+    name="sifid",
+    label="SIFID",
+    on="images",
+    better="lower",
+    lower=0.0,
+    order=40,
+    definition="Fréchet distance between an image and the one it came from.",
+    source="Rott Shaham, Dekel and Michaeli 2019, arXiv 1905.01164",
+    compute=_compute,
+    needs_weights=("fid-inception",),
+    needs_lineage=True,
+    fewest=1,
+    beside=(Quantity(name="sifid-deviation", label="Deviation of SIFID over images", lower=0.0, varies=False),),
+)

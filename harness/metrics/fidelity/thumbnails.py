@@ -1,4 +1,4 @@
-"""Small averaged pictures: a description of images that needs no network and no weights."""
+"""Small averaged pictures: a description of images that needs no network and no weights, and the distance of such."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.metrics.features.extract import Images
+from harness.metrics.spec import FidelityMetric, Sets, Values
 
 
 def thumbnails(images: Images, side: int) -> NDArray[np.float32]:
@@ -26,3 +27,31 @@ def thumbnails(images: Images, side: int) -> NDArray[np.float32]:
         ]
         small.append(np.stack(channels, axis=-1))
     return np.stack(small)
+
+
+def _compute(sets: Sets) -> Values:
+    from harness.metrics.fidelity.frechet import frechet_distance
+
+    def describe(images: Images, masks: NDArray[np.uint8]) -> NDArray[np.float32]:
+        small = thumbnails(np.asarray(masks)[..., None] * np.uint8(255), 8)
+        both = np.concatenate([thumbnails(images, 8), small], axis=-1)
+        return (both.reshape(len(both), -1) / 255).astype(np.float32)
+
+    value = frechet_distance(
+        describe(sets.real.images, sets.real.masks), describe(sets.synthetic.images, sets.synthetic.masks)
+    )
+    return {"thumbnail-distance": value, "network": "pixels-8"}
+
+
+THUMBNAIL_DISTANCE = FidelityMetric(
+    name="thumbnail-distance",
+    label="Thumbnail distance",
+    heading="Thumbnail\ndistance",
+    on="pairs",
+    better="lower",
+    lower=0.0,
+    digits=3,
+    order=90,
+    definition="Fréchet distance between image and mask averaged to 8x8 pixels; needs no weights and is no FID.",
+    compute=_compute,
+)

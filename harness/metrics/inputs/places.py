@@ -16,7 +16,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -49,27 +49,25 @@ _KEY = re.compile(r"[0-9a-f]{6,64}")
 _WITH_PAIRS = ("sample", "refine")
 
 
-Masks = tuple[tuple[str, ...], NDArray[np.uint8]]
-"""Names of masks, and the masks as uint8 (N, H, W) in {0, 1}."""
-
-
 @dataclass(frozen=True)
 class Pictures:
-    """A set of pictures with their names.
+    """Images or masks of a place, or both.
 
     Attributes:
-        names: of the pictures, in order: ids (``DATASET/ID`` for real ones) where they have any, else bare file names.
-        images: N pictures uint8 (H, W, 3): an array, or files that are decoded when asked for.
+        ids: of the pictures, in order: ``DATASET/ID`` for real ones of a dataset, else bare file names.
+        images: N pictures uint8 (H, W, 3): an array, or files that are decoded when asked for; empty for masks alone.
+        masks: uint8 (N, H, W) in {0, 1}; empty for images alone.
         lineage: for each picture the ids of the real ones it was made from (a real picture: its own); None for files
             that nothing is known of.
     """
 
-    names: tuple[str, ...]
-    images: NDArray[np.uint8] | PictureFiles
+    ids: tuple[str, ...]
+    images: NDArray[np.uint8] | PictureFiles = field(default_factory=lambda: np.zeros((0, 0, 0, 3), np.uint8))
+    masks: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0, 0), np.uint8))
     lineage: tuple[frozenset[str], ...] | None = None
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.ids)
 
 
 def _sampled_lineage(found: Found, where: str, names: Sequence[str]) -> tuple[frozenset[str], ...] | None:
@@ -128,7 +126,7 @@ def _images_of_dataset(where: str) -> Pictures:
 
     ids = [f"{dataset.name}/{entry.id}" for entry in entries]
     files = [PictureFile(i, i, opener(entry), entry.sha256) for i, entry in zip(ids, entries, strict=True)]
-    return Pictures(tuple(ids), PictureFiles(files), tuple(frozenset({i}) for i in ids))
+    return Pictures(tuple(ids), PictureFiles(files), lineage=tuple(frozenset({i}) for i in ids))
 
 
 def _stored(where: str) -> PairSet | None:
@@ -194,7 +192,7 @@ def read_images(where: str) -> Pictures:
     """
     pairs = _stored(where)
     if pairs is not None:
-        return Pictures(pairs.ids, pairs.images, pairs.lineage)
+        return Pictures(pairs.ids, pairs.images, lineage=pairs.lineage)
     if _names_a_dataset(where):
         return _images_of_dataset(where)
     found = files_at(where)
@@ -203,10 +201,10 @@ def read_images(where: str) -> Pictures:
     if problems:
         raise DataError(problems)
     names = tuple(file.name for file in files)
-    return Pictures(names, PictureFiles(files), _sampled_lineage(found, where, names))
+    return Pictures(names, PictureFiles(files), lineage=_sampled_lineage(found, where, names))
 
 
-def read_both_masks(real: str, synthetic: str) -> tuple[Masks, Masks]:
+def read_both_masks(real: str, synthetic: str) -> tuple[Pictures, Pictures]:
     """Read two sets of masks that are to be compared; a dataset's come at the size that the other set has.
 
     Raises:
@@ -214,23 +212,23 @@ def read_both_masks(real: str, synthetic: str) -> tuple[Masks, Masks]:
     """
     if _is_dataset(real) and not _is_dataset(synthetic):
         made = read_masks(synthetic)
-        return read_masks(real, _square_side(made)), made
+        return read_masks(real, _square_side(made.masks.shape[1:])), made
     originals = read_masks(real)
-    return originals, read_masks(synthetic, _square_side(originals))
+    return originals, read_masks(synthetic, _square_side(originals.masks.shape[1:]))
 
 
 def _is_dataset(where: str) -> bool:
     return _names_a_dataset(where) and _stored(where) is None
 
 
-def _square_side(masks: Masks) -> int:
+def _square_side(shape: Sequence[int]) -> int:
     """Return the side of square masks; datasets can be had in no other shape."""
-    height, width = masks[1].shape[1:]
+    height, width = shape
     return height if height == width else _MASK_SIDE
 
 
-def read_masks(where: str, side: int = _MASK_SIDE) -> Masks:
-    """Read the masks of a place: their names, and uint8 (N, H, W) in {0, 1}.
+def read_masks(where: str, side: int = _MASK_SIDE) -> Pictures:
+    """Read the masks of a place.
 
     Args:
         where: as for :func:`read_images`.
@@ -240,13 +238,11 @@ def read_masks(where: str, side: int = _MASK_SIDE) -> Masks:
         DataError: there is no such place, it holds no pictures, some are no masks, or they are of different sizes (all
             are named).
     """
-    pairs = _stored(where)
-    if pairs is None and _names_a_dataset(where):
-        dataset, entries = _part(where)
-        pairs = dataset.decode(side).select(f"{dataset.name}/{entry.id}" for entry in entries)
+    pairs = _pairs_of(where, side)
     if pairs is not None:
-        return pairs.ids, pairs.masks
-    files = pictures_among(files_at(where), "masks", where)
+        return Pictures(pairs.ids, masks=pairs.masks, lineage=pairs.lineage)
+    found = files_at(where)
+    files = pictures_among(found, "masks", where)
     problems: list[str] = []
     names: list[str] = []
     masks: list[NDArray[np.uint8]] = []
@@ -263,7 +259,73 @@ def read_masks(where: str, side: int = _MASK_SIDE) -> Masks:
             masks.append(mask)
     if problems:
         raise DataError(problems)
-    return tuple(names), np.stack(masks)
+    return Pictures(tuple(names), masks=np.stack(masks), lineage=_sampled_lineage(found, where, names))
+
+
+def read_predictions(predicted: str, true: str) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]:
+    """Read predicted masks and the true ones, matched by name: file names without extension, or ids.
+
+    Pairs may be of different sizes, both masks of a pair must have one. A dataset's masks come at the size that the
+    predictions have.
+
+    Args:
+        predicted: as for :func:`read_images`.
+        true: the same.
+
+    Returns:
+        Predicted and true masks uint8 (H, W) in {0, 1}, in the order of their names.
+
+    Raises:
+        DataError: there is no such place, it holds no pictures, a mask has no partner or two have one name, sizes
+            differ, or some are no masks; all such problems at once.
+    """
+    problems: list[str] = []
+    predictions = _masks_by_name(predicted, _MASK_SIDE, problems)
+    shapes = {mask.shape for mask in predictions.values() if not isinstance(mask, DataError)}
+    truths = _masks_by_name(true, _square_side(shapes.pop()) if len(shapes) == 1 else _MASK_SIDE, problems)
+    missing, surplus = sorted(set(truths) - set(predictions)), sorted(set(predictions) - set(truths))
+    problems += [f"{n}: {predicted} has no prediction of that name{nearest(n, surplus)}." for n in missing]
+    problems += [f"{n}: {true} has no true mask of that name{nearest(n, missing)}." for n in surplus]
+    pairs = []
+    for name in sorted(set(predictions) & set(truths)):
+        one, other = predictions[name], truths[name]
+        if isinstance(one, DataError) or isinstance(other, DataError):
+            problems += [problem for mask in (one, other) if isinstance(mask, DataError) for problem in mask.problems]
+        elif one.shape != other.shape:
+            problems.append(
+                f"{name}: the predicted mask is {one.shape[1]}x{one.shape[0]} pixels and the true one "
+                f"{other.shape[1]}x{other.shape[0]}; resize the predictions to the size of the truth."
+            )
+        else:
+            pairs.append((one, other))
+    if problems:
+        raise DataError(problems)
+    return [one for one, _ in pairs], [other for _, other in pairs]
+
+
+def _masks_by_name(where: str, side: int, problems: list[str]) -> dict[str, NDArray[np.uint8] | DataError]:
+    """Return the masks of a place by bare name, or what is wrong with one; tell of names that stand twice."""
+    pairs = _pairs_of(where, side)
+    if pairs is not None:
+        return {_bare(name): mask for name, mask in zip(pairs.ids, pairs.masks, strict=True)}
+    files = pictures_among(files_at(where), "masks", where)
+    found: dict[str, NDArray[np.uint8] | DataError] = {}
+    first: dict[str, str] = {}
+    for file, mask in zip(files, _decoded_masks(files), strict=True):
+        if file.name in found:
+            problems.append(f"{file.shown} and {first[file.name]} have the same name {file.name!r}; keep one of them.")
+        found.setdefault(file.name, mask)
+        first.setdefault(file.name, file.shown)
+    return found
+
+
+def _pairs_of(where: str, side: int) -> PairSet | None:
+    """Return the pairs of a stored result, or those of a dataset at a size; None for a folder or a zip."""
+    pairs = _stored(where)
+    if pairs is None and _names_a_dataset(where):
+        dataset, entries = _part(where)
+        return dataset.decode(side).select(f"{dataset.name}/{entry.id}" for entry in entries)
+    return pairs
 
 
 def read_pairs(where: str, side: int) -> PairSet:
@@ -357,16 +419,16 @@ def matched(real: Pictures, synthetic: Pictures) -> list[tuple[int, int]]:
             that is there.
     """
     position: dict[str, int] = {}
-    for i, name in enumerate(real.names):
+    for i, name in enumerate(real.ids):
         if name in position:
             raise HarnessError(f"Two real pictures are called {name!r}; give each a name of its own.")
         position[name] = i
     if synthetic.lineage is not None:
-        return _matched_by_lineage(position, synthetic.names, synthetic.lineage)
+        return _matched_by_lineage(position, synthetic.ids, synthetic.lineage)
     bare = {_bare(name): i for name, i in position.items()}
     pairs: list[tuple[int, int]] = []
     missing: list[str] = []
-    for j, name in enumerate(synthetic.names):
+    for j, name in enumerate(synthetic.ids):
         stem = name.rstrip("0123456789").rstrip("_-")
         found = bare.get(name, bare.get(stem))
         if found is None:
@@ -379,6 +441,12 @@ def matched(real: Pictures, synthetic: Pictures) -> list[tuple[int, int]]:
             "each after the real picture it was made from (NAME or NAME_NUMBER)."
         )
     return pairs
+
+
+def with_sources(real: Pictures, synthetic: Pictures) -> Pictures:
+    """Return the synthetic pictures with the real one that each was made from as its lineage (:func:`matched`)."""
+    lineage = {j: frozenset({real.ids[i]}) for i, j in matched(real, synthetic)}
+    return replace(synthetic, lineage=tuple(lineage[j] for j in range(len(synthetic))))
 
 
 def _matched_by_lineage(

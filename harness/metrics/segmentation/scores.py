@@ -1,317 +1,178 @@
-"""Scores of binary segmentation masks, from the pixels that agree: IoU, F1, accuracy, precision, recall, Dice loss.
+"""From masks to scores: what each image adds above and below the fraction line, and how images become one number.
 
-Everything is computed from one table, the ``counts``: int64 (N, 4), one row an image, columns true positives, false
-positives, false negatives, true negatives (:data:`COLUMNS`). Three reductions of it are in use:
+A score is a fraction (:class:`harness.metrics.spec.SegmentationMetric`). Its *reductions* are
 
-* per image: one score an image;
-* ``micro-imagewise``: the mean of those, every image weighing the same;
-* ``micro``: the score of the summed counts, every pixel weighing the same.
+* ``micro``: the sum of the numerators over the sum of the denominators;
+* ``micro-imagewise``: the mean of the images' own scores, every image weighing the same;
+* ``micro-imagewise-small``, ``-medium``, ``-large``: the same over images whose polyp is in that third of the polyp
+  areas of the fit role (:func:`size_limits`); images without polyp are in none.
 
-The formulas and the names of the reductions are those of ``segmentation_models_pytorch.metrics`` (0.6.0).
+The names of the first two are those of ``segmentation_models_pytorch.metrics`` (0.6.0).
 
-**Division by zero.** A score whose denominator is zero is ``zero_division`` (1, 0 or nan), per image and in
-``micro`` alike. That is the case for IoU, F1 and Dice loss when neither the truth nor the prediction has a polyp
-pixel, for precision when the prediction has none, for recall when the truth has none. Dice loss is 1 - F1
-throughout, so there it becomes 1 - ``zero_division``. With nan, ``micro-imagewise`` is the mean over the images that
-have a score, and nan when none has. (segmentation_models_pytorch itself returns nan for such a ``micro`` score,
-whatever its ``zero_division``.)
+**Division by zero.** What stands where a denominator is 0, of an image and in ``micro`` alike, is what the metric says
+of ``zero_division`` (1, 0 or nan). Of IoU, F1 and surface Dice that is so when neither mask has a polyp pixel, of
+precision when the prediction has none, of recall when the truth has none. A score that is better when lower, such as
+Dice loss, becomes 1 - ``zero_division``. With nan, a mean is over the images that have a score, and nan when none has.
+(segmentation_models_pytorch itself returns nan for such a ``micro`` score, whatever its ``zero_division``.)
 """
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import DataError, nearest
+from harness.metrics.segmentation.boundary import in_pixels
+from harness.metrics.segmentation.confusion import quotient
+from harness.metrics.segmentation.mask_batch import MaskBatch
+from harness.metrics.spec import Fraction, SegmentationMetric
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+#: Thirds of polyp areas, smallest first.
+SIZES = ("small", "medium", "large")
 
-Reduction = Literal["micro", "micro-imagewise"]
-REDUCTIONS: tuple[Reduction, ...] = ("micro", "micro-imagewise")
-
-#: Columns of a counts table.
-COLUMNS = ("tp", "fp", "fn", "tn")
-
-#: Formats that a mask may have.
-MASK_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp")
-
-#: The most that one file of a zip may unpack to, in bytes: more is no mask but a decompression bomb.
-_LARGEST_FILE = 2**28
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What a table or a plot must know about a metric.
-
-    Attributes:
-        name: as in results, such as ``iou``.
-        label: as in headings, such as ``IoU``.
-        higher_is_better: direction.
-        lower: least possible value.
-        upper: greatest possible value.
-        unit: empty for a fraction.
-        number_format: a format specification, such as ``.4f``.
-        definition: the formula in counts.
-    """
-
-    name: str
-    label: str
-    higher_is_better: bool
-    lower: float
-    upper: float
-    unit: str
-    number_format: str
-    definition: str
-
-
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric("iou", "IoU", True, 0.0, 1.0, "", ".4f", "tp / (tp + fp + fn)"),
-        Metric("f1", "F1", True, 0.0, 1.0, "", ".4f", "2 tp / (2 tp + fp + fn)"),
-        Metric("accuracy", "Accuracy", True, 0.0, 1.0, "", ".4f", "(tp + tn) / (tp + fp + fn + tn)"),
-        Metric("precision", "Precision", True, 0.0, 1.0, "", ".4f", "tp / (tp + fp)"),
-        Metric("recall", "Recall", True, 0.0, 1.0, "", ".4f", "tp / (tp + fn)"),
-        Metric("dice-loss", "Dice loss", False, 0.0, 1.0, "", ".4f", "1 - 2 tp / (2 tp + fp + fn)"),
-    )
+#: What each reduction does, for captions.
+REDUCTIONS: dict[str, str] = {
+    "micro": "pixel counts summed over all images",
+    "micro-imagewise": "computed per image, then averaged",
+    **{f"micro-imagewise-{size}": f"computed per image, then averaged over {size} polyps" for size in SIZES},
 }
 
 
-def confusion(predicted: NDArray[Any], true: NDArray[Any]) -> NDArray[np.int64]:
-    """Count the pixels of each kind in each image.
+def size_of(reduction: str) -> str:
+    """Return the size of polyps that a reduction is over; empty for all images."""
+    last = reduction.rpartition("-")[2]
+    return last if last in SIZES else ""
+
+
+def reductions_of(metric: SegmentationMetric) -> list[str]:
+    """Return the reductions that mean something for a metric."""
+    return [name for name in REDUCTIONS if metric.micro or name != "micro"]
+
+
+def size_limits(areas: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the areas that part polyps into thirds, by the polyps of the fit role.
 
     Args:
-        predicted: bool or uint8 (N, H, W) in {0, 1}.
-        true: the same for the truth.
-
-    Returns:
-        Counts, int64 (N, 4): true positives, false positives, false negatives, true negatives.
-
-    Raises:
-        ValueError: the shapes differ, are not (N, H, W), or a value is neither 0 nor 1.
+        areas: share of each mask that is polyp; empty masks do not count. Without any polyp, every one is small.
     """
-    if predicted.shape != true.shape or predicted.ndim != 3:
-        raise ValueError(f"predicted and true must both be (N, H, W), got {predicted.shape} and {true.shape}")
-    for name, masks in (("predicted", predicted), ("true", true)):
-        if masks.dtype != np.bool_ and masks.size and not ((masks == 0) | (masks == 1)).all():
-            raise ValueError(f"{name} must hold 0 and 1 only, got values from {masks.min()} to {masks.max()}")
-    p, t = predicted.astype(bool, copy=False), true.astype(bool, copy=False)
-    pixels = (1, 2)
-    both = (p & t).sum(axis=pixels, dtype=np.int64)
-    predicted_area, true_area = p.sum(axis=pixels, dtype=np.int64), t.sum(axis=pixels, dtype=np.int64)
-    neither = np.int64(p.shape[1] * p.shape[2]) - (predicted_area + true_area - both)
-    return np.stack([both, predicted_area - both, true_area - both, neither], axis=1)
+    with_polyp = areas[areas > 0]
+    if not len(with_polyp):
+        return 1.0, 1.0
+    low, high = np.quantile(with_polyp, [1 / 3, 2 / 3])
+    return float(low), float(high)
 
 
-def _divide(numerator: NDArray[np.int64], denominator: NDArray[np.int64], otherwise: float) -> NDArray[np.float64]:
-    quotient = np.full(numerator.shape, otherwise, np.float64)
-    return np.divide(numerator, denominator, out=quotient, where=denominator != 0)
-
-
-def per_image_scores(counts: NDArray[np.int64], zero_division: float = 1.0) -> dict[str, NDArray[np.float64]]:
-    """Score each row of counts.
+def sizes(areas: NDArray[np.float64], limits: tuple[float, float]) -> list[str]:
+    """Return the size of each polyp by its area: :data:`SIZES`, or empty where there is none.
 
     Args:
-        counts: int64 (N, 4) from :func:`confusion`.
-        zero_division: 1, 0 or nan: the score where the denominator is zero (see the module).
+        areas: share of each mask that is polyp, (N,).
+        limits: from :func:`size_limits`; an area that equals one is of the smaller size.
+    """
+    places = np.searchsorted(limits, areas, side="left")
+    return [SIZES[place] if area > 0 else "" for place, area in zip(places, areas, strict=True)]
 
-    Returns:
-        For each metric of :data:`METRICS`, float64 (N,).
+
+def fractions(masks: MaskBatch, metrics: Sequence[SegmentationMetric]) -> dict[str, Fraction]:
+    """Return what each image adds above and below the fraction line of each metric, by name.
 
     Raises:
-        ValueError: ``zero_division`` is something else, or the counts are not (N, 4).
+        ValueError: a metric returns something else than N numbers twice.
     """
-    if not (zero_division in (0.0, 1.0) or np.isnan(zero_division)):
-        raise ValueError(f"zero_division must be 1, 0 or nan, got {zero_division}")
-    if counts.ndim != 2 or counts.shape[1] != len(COLUMNS):
-        raise ValueError(f"counts must be (N, 4), got {counts.shape}")
-    tp, fp, fn, tn = counts.T
-    f1 = _divide(2 * tp, 2 * tp + fp + fn, zero_division)
+    found = {}
+    for metric in metrics:
+        parts = Fraction(*(np.asarray(part, dtype=np.float64) for part in metric.fraction(masks)))
+        if any(part.shape != (len(masks),) for part in parts):
+            raise ValueError(
+                f"{metric.name} must return a numerator and a denominator for each of {len(masks)} images, got "
+                f"{parts.numerators.shape} and {parts.denominators.shape}"
+            )
+        found[metric.name] = parts
+    return found
+
+
+def fractions_of_any_size(
+    predicted: Sequence[NDArray[np.uint8]],
+    truth: Sequence[NDArray[np.uint8]],
+    metrics: Sequence[SegmentationMetric],
+    tolerance: float,
+) -> dict[str, Fraction]:
+    """Return the same of masks uint8 (H, W) of several sizes; images of one size stand together.
+
+    Args:
+        predicted: N masks.
+        truth: each of the size of its prediction.
+        metrics: which.
+        tolerance: as declared (:func:`~harness.metrics.segmentation.boundary.in_pixels`).
+    """
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for i, mask in enumerate(truth):
+        by_shape.setdefault(mask.shape, []).append(i)
+    parts = []
+    for shape, own in by_shape.items():
+        one, other = (np.stack([side[i] for i in own]) for side in (predicted, truth))
+        parts.append(fractions(MaskBatch(one, other, in_pixels(tolerance, shape)), metrics))
     return {
-        "iou": _divide(tp, tp + fp + fn, zero_division),
-        "f1": f1,
-        "accuracy": _divide(tp + tn, tp + fp + fn + tn, zero_division),
-        "precision": _divide(tp, tp + fp, zero_division),
-        "recall": _divide(tp, tp + fn, zero_division),
-        "dice-loss": 1.0 - f1,
+        m.name: Fraction(*map(np.concatenate, zip(*(part[m.name] for part in parts), strict=True))) for m in metrics
     }
 
 
-def segmentation_scores(counts: NDArray[np.int64], zero_division: float = 1.0) -> dict[str, dict[str, float]]:
-    """Reduce counts to one number a metric and reduction.
-
-    Args:
-        counts: int64 (N, 4) from :func:`confusion`, N at least 1.
-        zero_division: 1, 0 or nan (see the module).
-
-    Returns:
-        ``{"iou": {"micro": x, "micro-imagewise": y}, "f1": ..., ...}`` with the keys of :data:`METRICS`, in that order.
+def image_scores(metric: SegmentationMetric, fraction: Fraction, zero_division: float = 1.0) -> NDArray[np.float64]:
+    """Return the score of each image, float64 (N,); NaN of those that are left out.
 
     Raises:
-        ValueError: there is no image, or an argument is wrong (:func:`per_image_scores`).
+        ValueError: ``zero_division`` is not 1, 0 or nan.
     """
-    if len(counts) == 0:
+    if not (zero_division in (0.0, 1.0) or np.isnan(zero_division)):
+        raise ValueError(f"zero_division must be 1, 0 or nan, got {zero_division}")
+    return quotient(*fraction, metric.empty(zero_division))
+
+
+def reduce(
+    metric: SegmentationMetric,
+    fraction: Fraction,
+    zero_division: float = 1.0,
+    polyp_sizes: Sequence[str] | None = None,
+) -> dict[str, float]:
+    """Return one number for each reduction of a metric.
+
+    Args:
+        metric: which.
+        fraction: what each image adds, N at least 1.
+        zero_division: 1, 0 or nan (see the module).
+        polyp_sizes: of each image (:func:`sizes`); without them there are no reductions by size.
+
+    Raises:
+        ValueError: there is no image, or ``zero_division`` is something else.
+    """
+    if not len(fraction.numerators):
         raise ValueError("segmentation scores need at least one image, got none")
-    imagewise = per_image_scores(counts, zero_division)
-    pooled = per_image_scores(counts.sum(axis=0, keepdims=True), zero_division)
-    return {name: {"micro": float(pooled[name][0]), "micro-imagewise": _mean(imagewise[name])} for name in METRICS}
+    scores = image_scores(metric, fraction, zero_division)
+    found = {}
+    for name in reductions_of(metric):
+        size = size_of(name)
+        if name == "micro":
+            above, below = (part.sum(keepdims=True) for part in fraction)
+            found[name] = float(quotient(above, below, metric.empty(zero_division))[0])
+        elif not size:
+            found[name] = _mean(scores)
+        elif polyp_sizes is not None:
+            found[name] = _mean(scores[np.array(polyp_sizes) == size])
+    return found
+
+
+def reduce_all(
+    metrics: Sequence[SegmentationMetric],
+    found: Mapping[str, Fraction],
+    zero_division: float = 1.0,
+    polyp_sizes: Sequence[str] | None = None,
+) -> dict[str, dict[str, float]]:
+    """Return every reduction of several metrics: ``{"iou": {"micro": x, "micro-imagewise": y}, ...}``."""
+    return {one.name: reduce(one, found[one.name], zero_division, polyp_sizes) for one in metrics}
 
 
 def _mean(scores: NDArray[np.float64]) -> float:
     """Return the mean of the scores that are numbers; nan when none is."""
     scored = scores[~np.isnan(scores)]
     return float(scored.mean()) if len(scored) else float("nan")
-
-
-def describe_zero_division(zero_division: float = 1.0) -> str:
-    """Return the sentence that stands under tables with these scores."""
-    if np.isnan(zero_division):
-        return (
-            "Images on which a score is undefined (nothing predicted, nothing there, or both) are left out of its mean."
-        )
-    return (
-        "A score that is undefined on an image (nothing predicted, nothing there, or both) "
-        f"counts as {zero_division:g} (zero_division; Dice loss: {1 - zero_division:g})."
-    )
-
-
-def compare_folders(predicted: Path, true: Path, zero_division: float = 1.0) -> dict[str, dict[str, float]]:
-    """Score the masks of one folder or zip against those of another, matched by file name without its extension.
-
-    A mask is an image of two values, the larger of which is polyp (a mask of one value is all background when that
-    is 0, else all polyp); the greys that JPEG adds between 0 and 255 are parted at 127.5. Folders are read with all
-    they hold below them.
-
-    Args:
-        predicted: folder or zip of predicted masks.
-        true: folder or zip of true masks.
-        zero_division: see the module.
-
-    Returns:
-        As :func:`segmentation_scores`.
-
-    Raises:
-        DataError: a place or a mask is missing, two files have one name, sizes differ, or an image is not a mask;
-            all such problems at once.
-    """
-    predictions, truths = _mask_sources(predicted), _mask_sources(true)
-    problems = _unmatched(set(predictions), set(truths), predicted, true)
-    counts = []
-    for name in sorted(set(predictions) & set(truths)):
-        try:
-            p, t = predictions[name].read(), truths[name].read()
-        except DataError as error:
-            problems += error.problems
-            continue
-        if p.shape != t.shape:
-            problems.append(
-                f"{name}: the predicted mask is {p.shape[1]}x{p.shape[0]} pixels "
-                f"and the true one {t.shape[1]}x{t.shape[0]}; resize the predictions to the size of the truth."
-            )
-            continue
-        counts.append(confusion(p[None], t[None]))
-    if problems:
-        raise DataError(problems)
-    return segmentation_scores(np.concatenate(counts), zero_division)
-
-
-def _unmatched(predictions: set[str], truths: set[str], predicted: Path, true: Path) -> list[str]:
-    missing, surplus = sorted(truths - predictions), sorted(predictions - truths)
-    return [
-        *(f"{name}: {predicted} has no prediction of that name{nearest(name, surplus)}." for name in missing),
-        *(f"{name}: {true} has no true mask of that name{nearest(name, missing)}." for name in surplus),
-    ]
-
-
-@dataclass(frozen=True)
-class _MaskFile:
-    """One mask in a folder, or a member of a zip."""
-
-    place: Path
-    member: str = ""
-
-    @property
-    def shown(self) -> str:
-        return f"{self.place}/{self.member}" if self.member else str(self.place)
-
-    def read(self) -> NDArray[np.bool_]:
-        """Decode to bool (H, W).
-
-        Raises:
-            DataError: it does not decode, or is not a mask.
-        """
-        from PIL import Image, UnidentifiedImageError
-
-        try:
-            if not self.member:
-                with Image.open(self.place) as picture:
-                    return _binarise(picture, self.shown)
-            with zipfile.ZipFile(self.place) as archive:
-                if archive.getinfo(self.member).file_size > _LARGEST_FILE:
-                    raise DataError(
-                        f"{self.shown} would unpack to more than {_LARGEST_FILE >> 20} MiB; no mask is that large."
-                    )
-                with archive.open(self.member) as stream, Image.open(stream) as picture:
-                    return _binarise(picture, self.shown)
-        except UnidentifiedImageError as error:
-            raise DataError(f"{self.shown} is not an image that can be read; replace it or take it out.") from error
-        except (OSError, ValueError, SyntaxError, zipfile.BadZipFile, Image.DecompressionBombError) as error:
-            raise DataError(f"{self.shown} cannot be decoded ({error}); replace it or take it out.") from error
-
-
-def _binarise(picture: Image, shown: str) -> NDArray[np.bool_]:
-    if picture.mode not in ("1", "L", "I", "I;16", "F"):
-        picture = picture.convert("RGB").convert("L")
-    grey = np.asarray(picture)
-    values = np.unique(grey)
-    if len(values) == 1:
-        return np.full(grey.shape, bool(values[0] != 0))
-    if len(values) == 2:
-        return grey == values[1]
-    # JPEG blurs the border of a mask, but leaves nearly all of it close to black or white.
-    between = float(((grey > 63) & (grey < 192)).mean())
-    if grey.dtype != np.uint8 or between > 0.05:
-        raise DataError(
-            f"{shown} is not a mask: it has {len(values)} grey values; give an image of two values, such as 0 and 255."
-        )
-    return grey > 127
-
-
-def _mask_sources(place: Path) -> dict[str, _MaskFile]:
-    """Find the masks in a folder or zip, by stem."""
-    found: dict[str, _MaskFile] = {}
-    problems = []
-    for name, file in _list_masks(place):
-        if name in found:
-            problems.append(f"{file.shown} and {found[name].shown} have the same name {name!r}; keep one of them.")
-        found[name] = file
-    if not found:
-        problems.append(f"{place} holds no masks ({', '.join(MASK_SUFFIXES)}); give a folder or zip of mask images.")
-    if problems:
-        raise DataError(problems)
-    return found
-
-
-def _list_masks(place: Path) -> Iterator[tuple[str, _MaskFile]]:
-    if place.is_dir():
-        for path in sorted(place.rglob("*")):
-            if path.suffix.lower() in MASK_SUFFIXES and path.is_file() and not path.name.startswith("."):
-                yield path.stem, _MaskFile(path)
-    elif zipfile.is_zipfile(place):
-        with zipfile.ZipFile(place) as archive:
-            members = sorted(m.filename for m in archive.infolist() if not m.is_dir())
-        for member in members:
-            path = Path(member)
-            # macOS archives carry a shadow file "._name" for each file.
-            if path.suffix.lower() in MASK_SUFFIXES and not path.name.startswith("."):
-                yield path.stem, _MaskFile(place, member)
-    else:
-        what = "is neither a folder nor a zip" if place.exists() else "does not exist"
-        raise DataError(f"{place} {what}; give a folder or zip of mask images.")

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from harness.report.figures.scores import COLOURS, GREY, MARKERS, canvas, save
+from harness.report.figures.style import COLOURS, GREY, MARKERS, canvas
 from harness.report.format import listed, metric_name, number
 from harness.report.tables.fidelity_rows import largest_fits
 from harness.report.tables.selection import as_number, chosen_step, metrics_of, selections
+from harness.results.catalogue import FigureSpec, Panel
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+    from harness.report.findings import Findings
     from harness.results.schema import Measured, StudyResults
 
 T = TypeVar("T")
@@ -29,24 +31,11 @@ BIN, BINS = 5, 20
 LONGEST_TITLE = 50
 
 
-def draw_selection(rows: Sequence[Mapping[str, Any]], chosen: int | None, metrics: Sequence[str], stem: Path) -> None:
-    """Draw one selection, a panel a metric, into ``stem.png`` and ``stem.pdf``.
-
-    Args:
-        rows: one a checkpoint: ``step``, a number for each metric (None or NaN where there is none) and ``problem``,
-            why it cannot be chosen, or an empty string.
-        chosen: its step; None when none could be.
-        metrics: names, the one that decides first.
-        stem: path without ending.
-    """
-    _draw_curves({"checkpoints": [(rows, chosen)]}, list(metrics), stem)
-
-
-def selection_figure(results: StudyResults, stem: Path) -> bool:
+def selection_figure(results: StudyResults) -> Figure | None:
     """Draw the metrics that checkpoints were selected by against the step, a panel a metric, a line a part and fold.
 
     Returns:
-        False, and nothing is drawn, when no selection has a result.
+        The figure; None when no selection has a result.
     """
     curves: dict[str, list[tuple[Sequence[Mapping[str, Any]], int | None]]] = {}
     metrics: dict[str, None] = {}
@@ -56,14 +45,13 @@ def selection_figure(results: StudyResults, stem: Path) -> bool:
                 curves.setdefault(cell, []).append((known, chosen_step(known)))
                 metrics |= dict.fromkeys(metrics_of(known))
     if not curves:
-        return False
-    _draw_curves(curves, list(metrics), stem)
-    return True
+        return None
+    return _draw_curves(curves, list(metrics))
 
 
 def _draw_curves(
-    curves: Mapping[str, Sequence[tuple[Sequence[Mapping[str, Any]], int | None]]], metrics: list[str], stem: Path
-) -> None:
+    curves: Mapping[str, Sequence[tuple[Sequence[Mapping[str, Any]], int | None]]], metrics: list[str]
+) -> Figure:
     """Draw selections by name; those of one name (its folds) share a colour and a marker."""
     names = list(curves) if len(curves) > 1 else []
     everything = [(rows, chosen) for selected in curves.values() for rows, chosen in selected]
@@ -94,7 +82,7 @@ def _draw_curves(
         handles |= {mark: Line2D([], [], linestyle="none", **looks[mark]) for mark in marks}
         if handles:
             figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
-        save(figure, stem)
+    return figure
 
 
 def _curve(
@@ -156,14 +144,14 @@ def together(found: Mapping[str, T], same: Callable[[T, T], bool]) -> list[tuple
     return entries
 
 
-def mask_areas_figure(measurements: Sequence[Measured], stem: Path) -> bool:
+def mask_areas_figure(measurements: Sequence[Measured]) -> Figure | None:
     """Draw how much of an image is polyp (paper B, Figures 3 and 6): real masks, then a panel a generator.
 
     Heights are shares of the masks, so that sets of different sizes compare; folds are pooled. Generators of the same
     masks, such as one before and after refinement, share a panel.
 
     Returns:
-        False, and nothing is drawn, when no areas were measured.
+        The figure; None when no areas were measured.
     """
     import numpy as np
 
@@ -172,7 +160,7 @@ def mask_areas_figure(measurements: Sequence[Measured], stem: Path) -> bool:
         if measured.areas is not None and measured.real_areas is not None:
             pooled.setdefault(measured.cell, []).append(measured)
     if not pooled:
-        return False
+        return None
 
     def joined(folds: list[Measured], name: str) -> Any:
         return np.concatenate([getattr(measured, name) for measured in folds])
@@ -200,8 +188,7 @@ def mask_areas_figure(measurements: Sequence[Measured], stem: Path) -> bool:
             axis.set_xticks(range(0, BIN * BINS + 1, 20))
         figure.supylabel("Share of the masks (%)", fontsize=8)
         axes[-1, 0].set_xlabel("Share of the image that is polyp (%)")
-        save(figure, stem)
-    return True
+    return figure
 
 
 def with_diversity(results: StudyResults) -> list[tuple[str, Measured]]:
@@ -239,17 +226,17 @@ def with_closest(results: StudyResults) -> list[Measured]:
     return list(found.values())
 
 
-def mask_diversity_figure(measured: Measured, stem: Path) -> bool:
+def mask_diversity_figure(measured: Measured) -> Figure | None:
     """Draw how the masks made from one real mask differ (paper B, Figure 5), a row a real mask.
 
     Bright is high in both: the colour bars say so, which the paper's text and its figure disagree on.
 
     Returns:
-        False, and nothing is drawn, when no several masks were made from one.
+        The figure; None when no several masks were made from one.
     """
     diversity = measured.diversity
     if diversity is None or not len(diversity.masks):
-        return False
+        return None
     count = min(MASKS, len(diversity.masks))
     ratios = {"height_ratios": [1.0] * count + [0.06]}
     with canvas(0.92 * count + 0.45, nrows=count + 1, ncols=3, gridspec_kw=ratios) as (figure, axes):
@@ -268,8 +255,7 @@ def mask_diversity_figure(measured: Measured, stem: Path) -> bool:
             bar = figure.colorbar(image, cax=axes[-1, column], orientation="horizontal", ticks=ticks)
             bar.ax.tick_params(labelsize=6.5)
             bar.outline.set_linewidth(0.4)
-        save(figure, stem)
-    return True
+    return figure
 
 
 def _bare(axis: Any) -> None:
@@ -280,17 +266,17 @@ def _bare(axis: Any) -> None:
         spine.set_visible(False)
 
 
-def closest_figure(measured: Measured, stem: Path) -> bool:
+def closest_figure(measured: Measured) -> Figure | None:
     """Draw the images that lie closest to training images above those, with the distance in grey levels.
 
     Returns:
-        False, and nothing is drawn, when memorisation was not measured.
+        The figure; None when memorisation was not measured.
     """
     from harness.report.figures.image_grids import tiles, wrapped
 
     closest = measured.closest
     if closest is None or not len(closest.distances):
-        return False
+        return None
     count = min(PAIRS, len(closest.distances))
     rows = [[pictures[i] for i in range(count)] for pictures in (closest.synthetic, closest.real)]
     with canvas(1.5, nrows=2, ncols=max(count, 3)) as (figure, axes):
@@ -301,5 +287,49 @@ def closest_figure(measured: Measured, stem: Path) -> bool:
         figure.suptitle(
             f"{measured.cell}{flag}: distance in grey levels", fontsize=8, color=COLOURS[1] if flag else "black"
         )
-        save(figure, stem)
-    return True
+    return figure
+
+
+def _mask_diversity(findings: Findings) -> Iterator[Panel]:
+    for position, (name, measured) in enumerate(with_diversity(findings.results)):
+        yield Panel(mask_diversity_figure(measured), position, f"Masks of {name} made from one real mask")
+
+
+def _closest(findings: Findings) -> Iterator[Panel]:
+    for position, measured in enumerate(with_closest(findings.results)):
+        yield Panel(closest_figure(measured), position, f"Closest training images of {measured.cell}")
+
+
+SELECTION = FigureSpec(
+    "selection",
+    "Checkpoint selection",
+    "What each checkpoint scored on the images it was selected by. Large: the chosen one; cross: cannot be chosen "
+    "(on the axis: it has no value).",
+    lambda findings: [Panel(selection_figure(findings.results))],
+    place=70,
+)
+
+MASK_AREAS = FigureSpec(
+    "mask-areas",
+    "How much of an image is polyp",
+    "Share of masks in each 5 % of polyp area; the black line is that of the real masks.",
+    lambda findings: [Panel(mask_areas_figure(largest_fits(findings.results)))],
+    place=130,
+)
+
+MASK_DIVERSITY = FigureSpec(
+    "mask-diversity",
+    "Masks of a generator made from one real mask",
+    "A real mask, the pixel-wise mean of the synthetic masks made from it, and their standard deviation. "
+    "Bright is high in both.",
+    _mask_diversity,
+    place=150,
+)
+
+CLOSEST = FigureSpec(
+    "closest",
+    "Closest training images of a generator",
+    "The images that lie closest to a training image, above that image, with the distance in grey levels.",
+    _closest,
+    place=160,
+)

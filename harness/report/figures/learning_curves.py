@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.metrics.fidelity.sample_sets import between_sets
 from harness.report.figures.fidelity import BIN, BINS, area_shares, same_areas, together
-from harness.report.figures.scores import (
-    COLOURS,
-    GREY,
-    MARKERS,
-    canvas,
-    legend_rows,
-    mark_cut,
-    save,
-    shown_scores,
-    whiskers,
-)
+from harness.report.figures.scores import shown_scores
+from harness.report.figures.style import COLOURS, GREY, MARKERS, canvas, legend_rows, mark_cut, whiskers
 from harness.report.format import metric_name
 from harness.report.tables.fidelity_rows import Line, fidelity_lines, pools_by_generator
+from harness.results.catalogue import FigureSpec, Panel
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from harness.report.wording import Recipe
     from harness.results.schema import Measured, StudyResults
     from harness.stats import Score
@@ -34,7 +27,7 @@ DISTANCES = ("fid", "fid-corrected", "kid", "sifid", "frechet-distance", "thumbn
 COLUMNS = 5
 
 
-def score_by_real_figure(results: StudyResults, listed: list[Score], stem: Path) -> bool:
+def score_by_real_figure(results: StudyResults, listed: list[Score]) -> Figure | None:
     """Draw the primary metric against the number of real images that an arm stands on (paper B, Figure 11).
 
     A panel a segmenter; a line for real images only, and one for each generator, alone or beside the real ones. An arm
@@ -42,12 +35,12 @@ def score_by_real_figure(results: StudyResults, listed: list[Score], stem: Path)
     have hollow markers and no line.
 
     Returns:
-        False, and nothing is drawn, when no line has two numbers of real images.
+        The figure; None when no line has two numbers of real images.
     """
     shown = shown_scores(results, listed)
     lines = _score_lines([recipe for _, recipe in shown])
     if not lines:
-        return False
+        return None
     segmenters = [name for name in results.segmenters if any(score.key.segmenter == name for score, _ in shown)]
     looks = _looks(lines)
     bases = sorted({recipe.base for own in lines.values() for recipe in own})
@@ -67,8 +60,7 @@ def score_by_real_figure(results: StudyResults, listed: list[Score], stem: Path)
             _finish(axis, bases)
         axes[-1, 0].set_xlabel("Real images that the training set stands on")
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
-        save(figure, stem)
-    return True
+    return figure
 
 
 def _score_lines(listed: Sequence[Recipe]) -> dict[str, list[Recipe]]:
@@ -134,23 +126,23 @@ def _finish(axis: Any, numbers: Sequence[int]) -> None:
     mark_cut(axis)
 
 
-def fidelity_by_real_figure(results: StudyResults, stem: Path) -> bool:
+def fidelity_by_real_figure(results: StudyResults) -> Figure | None:
     """Draw distances against the number of real images that generators were fitted on (paper B, Figure 13).
 
     A panel a distance, a line a generator. Whiskers are the standard deviation between sample sets; with folds, or one
     set, there are none.
 
     Returns:
-        False, and nothing is drawn, when no generator was measured after fits on different numbers of images.
+        The figure; None when no generator was measured after fits on different numbers of images.
     """
     generators: dict[str, list[Line]] = {}
     for line in fidelity_lines(results):
-        if not line.first.real and not math.isnan(line.first.fitted):
+        if not line.first.real and not math.isnan(line.first.n_fit):
             generators.setdefault(line.first.generator, []).append(line)
     several = {name: sorted(own, key=_fitted) for name, own in generators.items() if len({*map(_fitted, own)}) > 1}
     metrics = [m for m in DISTANCES if any(sum(line.complete(m) for line in own) > 1 for own in several.values())]
     if not metrics:
-        return False
+        return None
     numbers = sorted({_fitted(line) for own in several.values() for line in own})
     columns, rows = legend_rows(list(several))
     with canvas(1.35 * len(metrics) + 0.5 + 0.16 * rows, nrows=len(metrics), sharex=True) as (figure, axes):
@@ -173,13 +165,12 @@ def fidelity_by_real_figure(results: StudyResults, stem: Path) -> bool:
             _finish(axis, numbers)
         axes[-1, 0].set_xlabel("Real images that the generator was fitted on")
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
-        save(figure, stem)
-    return True
+    return figure
 
 
 def _fitted(line: Line) -> int:
     """Return how many real images a generator was fitted on; of folds, the most."""
-    return round(max(n.fitted for n in line.numbers))
+    return round(max(n.n_fit for n in line.numbers))
 
 
 def _deviation(line: Line, metric: str) -> float:
@@ -188,7 +179,7 @@ def _deviation(line: Line, metric: str) -> float:
     return 0.0 if math.isnan(found) else found
 
 
-def mask_areas_by_real_figure(results: StudyResults, stem: Path) -> bool:
+def mask_areas_by_real_figure(results: StudyResults) -> Figure | None:
     """Draw how much of an image is polyp for each number of real images (paper B, Figure 10).
 
     A column a number; above the real masks that the generators were compared with, below the synthetic ones, a row a
@@ -196,7 +187,7 @@ def mask_areas_by_real_figure(results: StudyResults, stem: Path) -> bool:
     stands in each panel; of folds, the first is drawn.
 
     Returns:
-        False, and nothing is drawn, when no generator's areas were measured after fits on different numbers of images.
+        The figure; None when no generator's areas were measured after fits on different numbers of images.
     """
     generators = {
         name: pools
@@ -204,7 +195,7 @@ def mask_areas_by_real_figure(results: StudyResults, stem: Path) -> bool:
         if len(pools) > 1 and all(m.areas is not None and m.real_areas is not None for m in pools.values())
     }
     if not generators:
-        return False
+        return None
     rows = together(generators, _same)
     numbers = sorted({number for _, pools in rows for number in pools})
     blocks = [numbers[first : first + COLUMNS] for first in range(0, len(numbers), COLUMNS)]
@@ -236,8 +227,7 @@ def mask_areas_by_real_figure(results: StudyResults, stem: Path) -> bool:
         figure.supylabel("Share of the masks (%)", fontsize=8)
         figure.supxlabel("Share of the image that is polyp (%)", fontsize=8)
         figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns)
-        save(figure, stem)
-    return True
+    return figure
 
 
 def _same(first: dict[int, Measured], second: dict[int, Measured]) -> bool:
@@ -250,3 +240,33 @@ def _areas(axis: Any, areas: Any, colour: str) -> Any:
     shares, edges = area_shares(areas)
     axis.text(0.97, 0.94, f"{len(areas)}", transform=axis.transAxes, ha="right", va="top", fontsize=6)
     return axis.stairs(shares, edges, fill=True, color=colour, alpha=0.75)
+
+
+SCORE_BY_REAL = FigureSpec(
+    "score-by-real",
+    "Score against the number of real images",
+    "A training set without real images stands on those that its generators were fitted on. Whiskers: 95 % "
+    "intervals over images and training runs; hollow: control arms. An axis with two strokes at its foot does not "
+    "begin at 0.",
+    lambda findings: [Panel(score_by_real_figure(findings.results, findings.primary))],
+    place=20,
+)
+
+FIDELITY_BY_REAL = FigureSpec(
+    "fidelity-by-real",
+    "Distance from real images against their number",
+    "Whiskers: standard deviation between sample sets, where there are several. FID of few images is biased "
+    "upwards, the more the fewer they are, so that its fall need not be an improvement. An axis with two strokes "
+    "at its foot does not begin at 0.",
+    lambda findings: [Panel(fidelity_by_real_figure(findings.results))],
+    place=90,
+)
+
+MASK_AREAS_BY_REAL = FigureSpec(
+    "mask-areas-by-real",
+    "How much of an image is polyp, by number of real images",
+    "Share of masks in each 5 % of polyp area: above, the real masks that a generator is compared with; below, "
+    "those that it made after a fit on n of them. In each panel the number of masks.",
+    lambda findings: [Panel(mask_areas_by_real_figure(findings.results))],
+    place=140,
+)

@@ -1,68 +1,19 @@
-"""Charts: score against number of synthetic images, differences from the control arm.
-
-Vector PDF and PNG at the width of one column (3.5 inches), in the Okabe-Ito palette that colour-blind readers can tell
-apart.
-"""
+"""Figures of scores: against the number of synthetic images, and differences from the baseline."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.report.figures.style import COLOURS, GREY, MARKERS, canvas, mark_cut, whiskers
 from harness.report.format import metric_name, metric_with_reduction
 from harness.report.wording import Recipe, recipes
+from harness.results.catalogue import FigureSpec, Panel
 
 if TYPE_CHECKING:
-    from harness.results.schema import StudyResults
-    from harness.stats import Effect, Score
-
-WIDTH = 3.5
-#: Okabe and Ito (2008), black last.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-GREY = "#6b6b6b"
-#: Most characters of a legend entry of which two stand beside each other.
-LONGEST_IN_TWO = 27
-
-_STYLE: Any = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "lines.linewidth": 1.2,
-    "legend.frameon": False,
-    "pdf.fonttype": 42,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "svg.hashsalt": "harness",
-}
-
-
-@contextmanager
-def canvas(height: float, width: float = WIDTH, **arguments: Any) -> Iterator[tuple[Any, Any]]:
-    """Give a figure and its axes in the house style, without touching matplotlib's global state."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        yield figure, figure.subplots(squeeze=False, **arguments)
-
-
-def save(figure: Any, stem: Path) -> None:
-    """Write ``stem.pdf`` and ``stem.png`` without dates or versions, so that equal figures are equal files."""
-    plain = {"Creator": None, "Producer": None, "CreationDate": None}
-    figure.savefig(stem.with_suffix(".pdf"), metadata=plain)
-    figure.savefig(stem.with_suffix(".png"), dpi=220, metadata={"Software": None})
+    from harness.results.schema import StudyResults
+    from harness.stats import Effect, Score
 
 
 def shown_scores(results: StudyResults, listed: list[Score]) -> list[tuple[Score, Recipe]]:
@@ -72,42 +23,20 @@ def shown_scores(results: StudyResults, listed: list[Score]) -> list[tuple[Score
     return [(s, known[s.key.recipe]) for s in listed if s.complete and s.key[:2] == place and s.key.recipe in known]
 
 
-def mark_cut(axis: Any) -> None:
-    """Put two strokes across the foot of a vertical axis that does not begin at 0, so that nobody reads it as if it
-    did."""
-    if axis.get_ylim()[0] > 0:
-        strokes: Any = {"marker": [(-1, -0.5), (1, 0.5)], "markersize": 6, "linestyle": "none", "color": "black"}
-        axis.plot([0, 0], [0.05, 0.1], transform=axis.transAxes, clip_on=False, markeredgewidth=0.6, **strokes)
-
-
-def whiskers(axis: Any, x: list[float], points: list[Score], **style: Any) -> Any:
-    """Draw scores with their 95 % intervals; one without an interval has no whiskers."""
-    below = [max(s.mean - s.low, 0.0) if s.low == s.low else 0.0 for s in points]
-    above = [max(s.high - s.mean, 0.0) if s.high == s.high else 0.0 for s in points]
-    means = [s.mean for s in points]
-    return axis.errorbar(x, means, yerr=[below, above], markersize=3.6, elinewidth=0.8, capsize=1.5, **style)
-
-
-def legend_rows(names: Sequence[str]) -> tuple[int, int]:
-    """Return columns and rows of a legend below a figure: two columns when all names fit beside each other."""
-    columns = 2 if max((len(name) for name in names), default=0) <= LONGEST_IN_TWO else 1
-    return columns, -(-len(names) // columns)
-
-
-def ratio_figure(results: StudyResults, listed: list[Score], stem: Path) -> bool:
+def ratio_figure(results: StudyResults, listed: list[Score]) -> Figure | None:
     """Draw the primary metric against the number of synthetic images, a panel a segmenter, a line a generator.
 
-    Whiskers are 95 % intervals; the band is the control arm (real images only); control arms have hollow markers and no
+    Whiskers are 95 % intervals; the band is the baseline (real images only); control arms have hollow markers and no
     line (paper B, Figure 9, is drawn so).
 
     Returns:
-        False, and nothing is drawn, when no arm has synthetic images, or when their number varies with that of the real
+        The figure; None when no arm has synthetic images, or when their number varies with that of the real
         ones only: that is :func:`harness.report.figures.learning_curves.score_by_real_figure`'s.
     """
     known = {recipe.label: recipe for _, recipe in shown_scores(results, listed)}
     shown = [score for score, _ in shown_scores(results, listed)]
     if not any(recipe.synthetic for recipe in known.values()) or _varies_with_real_only(list(known.values())):
-        return False
+        return None
     segmenters = [name for name in results.segmenters if any(s.key.segmenter == name for s in shown)]
     looks = _looks(results, [known[s.key.recipe] for s in shown])
     height = 1.75 * len(segmenters) + 0.3 + 0.16 * -(-len(looks) // 2)
@@ -121,8 +50,7 @@ def ratio_figure(results: StudyResults, listed: list[Score], stem: Path) -> bool
             mark_cut(axis)
         axes[-1, 0].set_xlabel("Synthetic or control images in the training set")
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
-        save(figure, stem)
-    return True
+    return figure
 
 
 def _varies_with_real_only(listed: list[Recipe]) -> bool:
@@ -133,7 +61,7 @@ def _varies_with_real_only(listed: list[Recipe]) -> bool:
 
 def _base(recipe: Recipe) -> tuple[int, int]:
     """Return the real images of a recipe and, where it has none, those that its generators were fitted on."""
-    return recipe.real, 0 if recipe.real else recipe.seen
+    return recipe.real, 0 if recipe.real else recipe.n_fit
 
 
 def _line_name(recipe: Recipe, bases: list[tuple[int, int]]) -> str:
@@ -206,14 +134,14 @@ def _group(recipe: Recipe) -> tuple[tuple[int, int], str, str]:
     return _base(recipe), recipe.generator, "control" if recipe.arm == "control" else ""
 
 
-def comparison_figure(results: StudyResults, effects: list[Effect], stem: Path) -> bool:
-    """Draw every difference from the control arm with its 95 % interval, one line a comparison.
+def comparison_figure(results: StudyResults, effects: list[Effect]) -> Figure | None:
+    """Draw every difference from the baseline with its 95 % interval, one line a comparison.
 
     Filled: found after Holm's correction; hollow: no evidence either way; cross: not comparable.
     """
     shown = [e for e in effects if e.difference == e.difference]
     if not shown:
-        return False
+        return None
     segmenters = list(dict.fromkeys(e.key.segmenter for e in shown))
     counts = [sum(e.key.segmenter == name for e in shown) for name in segmenters]
     height = 0.17 * sum(counts) + 0.32 * len(segmenters) + 0.75
@@ -231,9 +159,8 @@ def comparison_figure(results: StudyResults, effects: list[Effect], stem: Path) 
             axis.grid(axis="x", color="#e6e6e6", linewidth=0.5)
             axis.set_axisbelow(True)
         name = metric_with_reduction(results.comparison.metric, results.comparison.reduction)
-        axes[-1, 0].set_xlabel(f"Difference from the control arm\n{name}")
-        save(figure, stem)
-    return True
+        axes[-1, 0].set_xlabel(f"Difference from the baseline\n{name}")
+    return figure
 
 
 def _difference(axis: Any, row: int, effect: Effect) -> None:
@@ -246,3 +173,22 @@ def _difference(axis: Any, row: int, effect: Effect) -> None:
     axis.plot(
         [effect.difference], [row], marker=marker, markersize=4, color=colour, markerfacecolor=face, linestyle="none"
     )
+
+
+RATIO = FigureSpec(
+    "ratio",
+    "Score against the number of synthetic images",
+    "Whiskers: 95 % intervals over images and training runs; band: real images only; hollow: control arms. An axis "
+    "with two strokes at its foot does not begin at 0.",
+    lambda findings: [Panel(ratio_figure(findings.results, findings.primary))],
+    place=10,
+)
+
+COMPARISON = FigureSpec(
+    "comparison",
+    "Difference from the baseline",
+    "Lines: 95 % intervals. Filled: found after Holm's correction; hollow: no evidence either way; cross: not "
+    "comparable.",
+    lambda findings: [Panel(comparison_figure(findings.results, findings.effects))],
+    place=30,
+)

@@ -90,8 +90,8 @@ class StudyFacts:
                 case [("style-transfer", {"content": content, "style": style})]:
                     styles[name] = Ratio(float(content), float(style))
         fit_images = int((results.facts.get("roles") or {}).get("fit", 0))
-        seen = results.rows.loc[results.rows["kind"] == "segmentation", "seen"]
-        known = [float(number) for number in seen if _is_number(number)]
+        n_fit = results.rows.loc[results.rows["kind"] == "segmentation", "n_fit"]
+        known = [float(number) for number in n_fit if _is_number(number)]
         return cls(
             {name: tuple(maker.name for maker in pipeline.makers) for name, pipeline in results.pipelines.items()},
             styles,
@@ -194,7 +194,7 @@ def _real_or_fake(record: Mapping[str, str], ours: StudyFacts) -> Pick:
             every = (own["recipe"] == "real=all") & (ours.widest >= (1 - TOLERANCE) * ours.fit_images)
             return own[every | _near(own["real"], ours.widest)]
         own = own[(own["arm"] == "synthetic") & ours.is_made_by(own["generator"], "SinGAN-Seg", style)]
-        return own[_near(own["seen"], ours.widest) & _near(own["synthetic"], many * ours.widest)]
+        return own[_near(own["n_fit"], ours.widest) & _near(own["synthetic"], many * ours.widest)]
 
     return pick
 
@@ -208,7 +208,7 @@ def _small_data(record: Mapping[str, str], ours: StudyFacts) -> Pick:
         if record["data"].lower() == "real":
             return own[(own["arm"] == "real") & (own["real"] == amount)]
         own = own[(own["arm"] == "synthetic") & ours.is_made_by(own["generator"], "SinGAN-Seg", STYLES["1:1000"])]
-        return own[(own["seen"] == base) & (own["synthetic"] == amount)]
+        return own[(own["n_fit"] == base) & (own["synthetic"] == amount)]
 
     return pick
 

@@ -14,7 +14,8 @@ from harness.metrics.fidelity.sample_sets import between_sets, of_set
 from harness.report.format import metric_name, number, signed
 from harness.report.papers.matching import TOLERANCE, Pick, StudyFacts, matching, simplified
 from harness.report.tables.table import Cell, Table
-from harness.report.wording import differences_from_paper
+from harness.report.wording import clause, count
+from harness.results.catalogue import TableSpec
 from harness.study.find import study_folders
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _ours(rows: pd.DataFrame, printed: PublishedNumber) -> Counterpart:
         return Counterpart(hole=f"incomplete {int(own['value'].notna().sum())}/{len(own)}")
     leak = "; ".join(dict.fromkeys(str(v) for v in own["leak"].dropna() if str(v)))
     value = float(own["value"].mean())
-    if printed.metric == "sim" and value <= 1:
+    if printed.metric == "sim":  # a share here, per cent in print
         value *= 100
     deviation, sets = _our_sets(rows, own, printed.metric)
     return Counterpart(value, "", leak, deviation, sets)
@@ -178,6 +179,21 @@ def published_tables(results: StudyResults) -> list[Table]:
             own = [p for p in printed if p.metric in chunk]
             tables.append(_side_by_side(results, own, chunk, f"published-{stem}{suffix}", stem))
     return tables
+
+
+def differences_from_paper(results: StudyResults) -> str:
+    """Return in one sentence how these runs differ from the published ones."""
+    facts = results.facts
+    profile = f"profile {results.profile}" if results.profile else "the study as declared"
+    parts = [profile, f"protocol {facts.get('protocol', 'clean')}"]
+    if facts.get("size"):
+        parts.append(f"{facts['size']} px")
+    if facts.get("budget"):
+        parts.append(clause(str(facts["budget"])))
+    if seeds := facts.get("seeds"):
+        parts.append(f"{count(len(seeds), 'seed')} where the paper trains once")
+    parts.extend(clause(note) for note in results.notes if "weights" in note.lower())
+    return "How these runs differ from the paper's: " + "; ".join(parts) + "."
 
 
 def _with_deviation(value: float, deviation: float, digits: int) -> str:
@@ -260,3 +276,12 @@ def _side_by_side(
         text_columns=len(heads) - 3 * len(metrics),
         records=records,
     )
+
+
+PUBLISHED = TableSpec(
+    "published",
+    "Published numbers beside ours",
+    "The papers' tables that the study names, ours beside each number with the difference.",
+    lambda findings: published_tables(findings.results),
+    place=70,
+)

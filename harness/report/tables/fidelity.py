@@ -8,97 +8,66 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
+from string import Formatter
 from typing import TYPE_CHECKING
 
-from harness.metrics.fidelity.measure import FIDELITY
 from harness.metrics.fidelity.sample_sets import between_sets, quantity_of
-from harness.report.format import digits_of, metric_name, number, p_value
-from harness.report.tables.fidelity_rows import (
-    HEADINGS,
-    Column,
-    Line,
-    Number,
-    best,
-    columns_of,
-    fidelity_lines,
-    lower_is_better,
-    span,
-)
+from harness.metrics.spec import FidelityMetric, fidelity_metrics, owner_of, sides_of
+from harness.report.format import number, p_value
+from harness.report.tables.fidelity_rows import Column, Line, Number, best, columns_of, fidelity_lines, span
 from harness.report.tables.scores import LEAK_NOTE
 from harness.report.tables.table import Cell, Table
 from harness.report.wording import generator_setting
+from harness.results.catalogue import TableSpec
 
 if TYPE_CHECKING:
     from harness.results.schema import StudyResults
-
-#: Features of the Inception network: of fewer images, a covariance has not full rank and the FID is biased.
-FULL_RANK = 2048
-
-#: Quantities of the table of images, each with the metric that a study names to have it.
-IMAGES = {
-    "fid": "fid", "fid-corrected": "fid", "kid": "kid", "precision": "prdc", "recall": "prdc", "density": "prdc",
-    "coverage": "prdc", "sifid": "sifid", "frechet-distance": "frechet-distance",
-    "thumbnail-distance": "thumbnail-distance", "agreement": "agreement", "agreement-chance": "agreement",
-}  # fmt: skip
-MASKS = {"sim": "sim", "sim-black": "sim", "sim-real": "sim", "mask-area": "mask-area"}
-MASK_PAIRS = {"mean-area": "mask-area", "mean-components": "mask-area", "empty-masks": "mask-area"}
-MEMORISATION = ("memorisation", "copied", "copied-p-value", "exact-copies")
 
 #: Most columns of measurements that fit the width of a page, and when each has a deviation.
 WIDEST, WIDEST_WITH_DEVIATION = 10, 6
 
 _LEAD = ("Generator", "Fitted\non", "Images", "Against")
-_CLOSER = Column("Closer", "memorisation", "memorisation")
 
 
 def _lead(line: Line, columns: Sequence[Column], copies: Collection[str]) -> list[Cell]:
     """Return the cells left of the measurements: which generator, fitted on how much, and images on both sides."""
     stand = [n for c in columns for n in line.measured(c.metric, c.network)]
-    fitted = "–" if line.first.real else span(n.fitted for n in line.numbers)
+    n_fit = "–" if line.first.real else span(n.n_fit for n in line.numbers)
     images, against = span(n.images for n in stand), span(line.real_images(n) for n in stand)
     role = line.first.role
     return [
         Cell(line.first.cell, mark="‡" if line.first.cell in copies else ""),
-        Cell(fitted),
+        Cell(n_fit),
         Cell(f"{line.sets} × {images}" if line.sets > 1 and images != "–" else images),
         Cell(role if against == "–" else f"{against} {role}"),
     ]
 
 
 def _beside(line: Line, column: Column, sets: int) -> str:
-    """Return what is printed after a value of one fold: the deviation between sets or, where all have one, that of KID.
+    """Return what is printed after a value of one fold: the deviation between sets or, of one set, the metric's own.
 
     One table never has both: they say different things.
     """
-    deviation = math.nan
-    if sets > 1 and lower_is_better(column.metric) is not None:
+    quantity, deviation = column.quantity, math.nan
+    if sets > 1 and quantity.better is not None:
         deviation = line.mean(between_sets(column.metric), column.network)
-    elif sets == 1 and column.metric == "kid":
-        deviation = line.mean("kid-deviation", column.network)
+    elif sets == 1 and quantity.deviation:
+        deviation = line.mean(quantity.deviation, column.network)
     several = len(line.folds) > 1
-    return "" if several or math.isnan(deviation) else f" ± {number(deviation, digits_of(column.metric))}"
+    return "" if several or math.isnan(deviation) else f" ± {number(deviation, quantity.digits)}"
 
 
 def _value_cell(line: Line, column: Column, bold: bool, sets: int) -> Cell:
-    value = line.mean(column.metric, column.network)
-    if math.isnan(value):
-        return Cell(line.hole(column.metric, column.declared, column.network))
-    text = number(value, digits_of(column.metric)) + _beside(line, column, sets)
-    return Cell(text, bold=bold, mark="†" if line.leaks else "")
-
-
-def _pair_cell(line: Line, column: Column) -> Cell:
-    """Return real / synthetic of a quantity that is measured on both sides, or a count of synthetic masks."""
-    if column.metric == "empty-masks":
-        value = line.mean(column.metric)
-        whole = value == round(value) if not math.isnan(value) else True
-        text = number(value, 0 if whole else 1)
-        return Cell(line.hole(column.metric, column.declared) if math.isnan(value) else text)
-    sides = [line.mean(f"{column.metric}-{side}") for side in ("real", "synthetic")]
-    if any(math.isnan(side) for side in sides):
-        return Cell(line.hole(f"{column.metric}-synthetic", column.declared))
-    digits = 2 if column.metric == "mean-components" else 4
-    return Cell(" / ".join(number(side, digits) for side in sides))
+    """Return a number; of a quantity that is measured on both sides, real / synthetic."""
+    quantity = column.quantity
+    names = sides_of(quantity) if quantity.two_sided else (quantity.name,)
+    values = [line.mean(name, column.network) for name in names]
+    if any(math.isnan(value) for value in values):
+        return Cell(line.hole(names[-1], column.declared.name, column.network))
+    # A count has no decimals, but the mean of counts does.
+    digits = quantity.digits or int(any(value != round(value) for value in values))
+    text = " / ".join(number(value, digits) for value in values) + _beside(line, column, sets)
+    return Cell(text, bold=bold, mark="†" if line.leaks and not quantity.two_sided else "")
 
 
 def _rows(lines: Sequence[Line], columns: Sequence[Column], copies: Collection[str]) -> list[list[Cell]]:
@@ -107,12 +76,7 @@ def _rows(lines: Sequence[Line], columns: Sequence[Column], copies: Collection[s
     return [
         [
             *_lead(line, columns, copies),
-            *(
-                _pair_cell(line, column)
-                if column.metric in MASK_PAIRS
-                else _value_cell(line, column, index in top, sets)
-                for column, top in zip(columns, tops, strict=True)
-            ),
+            *(_value_cell(line, column, index in top, sets) for column, top in zip(columns, tops, strict=True)),
         ]
         for index, line in enumerate(lines)
     ]
@@ -161,8 +125,8 @@ def _networks_note(lines: Sequence[Line], columns: Sequence[Column]) -> list[str
     headings: dict[str, list[str]] = {}
     for column in columns:
         for network in _networks(lines, column):
-            if network and column.declared != "agreement":
-                headings.setdefault(network, []).append(metric_name(column.metric))
+            if network and not column.declared.needs_segmenter:
+                headings.setdefault(network, []).append(column.quantity.label)
     listed = "; ".join(f"{', '.join(names)}: {network}" for network, names in headings.items())
     return [f"Feature networks: {listed}."] if listed else []
 
@@ -171,7 +135,7 @@ def _records(lines: Sequence[Line], belongs: Callable[[Number], bool]) -> list[d
     """Return the numbers of a table as plain values, one a line."""
     return [
         {
-            "generator": n.generator, "real": n.fitted, "role": n.role, "fold": n.fold, "metric": n.metric,
+            "generator": n.generator, "real": n.n_fit, "role": n.role, "fold": n.fold, "metric": n.metric,
             "reduction": n.network, "value": n.value, "images": n.images, "real_images": line.real_images(n),
             "status": n.status,
         }
@@ -188,21 +152,26 @@ def _setting(results: StudyResults, lines: Sequence[Line], declared: set[str], *
     return generator_setting(results, done, len(measurements), averaged=averaged)
 
 
-def _of_masks(metric: str) -> bool:
-    return quantity_of(metric) in MASKS or metric.startswith(tuple(MASK_PAIRS))
+def _belongs(metric: str, table: str) -> bool:
+    """Say whether a number of the results belongs to what a table is about: to a metric that has a column there."""
+    owner = owner_of(quantity_of(metric))
+    tables = {quantity.table for quantity in owner.quantities} if owner else set()
+    return table in tables or (table == "fidelity" and not tables & {"fidelity-masks", "memorisation"})
+
+
+def _declared(table: str) -> set[str]:
+    """Return the names of the metrics that have a column in a table."""
+    return {one.name for one in fidelity_metrics().values() if any(q.table == table for q in one.quantities)}
 
 
 def fidelity_tables(results: StudyResults) -> list[Table]:
     """Return the table of how close synthetic images are to real ones, in two parts when it is wider than a page."""
     lines = fidelity_lines(results)
-    named = dict.fromkeys(n.metric for line in lines for n in line.numbers if n.metric in FIDELITY)
-    known = (*IMAGES.values(), *MASKS.values(), *MEMORISATION)
-    quantities = IMAGES | {metric: metric for metric in named if metric not in known}
-    columns = columns_of(lines, quantities)
+    columns = columns_of(lines, "fidelity")
     parts = -(-len(columns) // (WIDEST if _most_sets(lines) == 1 else WIDEST_WITH_DEVIATION))
     chunks = [columns[i * len(columns) // parts : (i + 1) * len(columns) // parts] for i in range(parts)]
-    caption = f"Fidelity of synthetic images; {_setting(results, lines, {*quantities, *quantities.values()})}."
-    records = _records(lines, lambda n: not _of_masks(n.metric) and quantity_of(n.metric) not in MEMORISATION)
+    caption = f"Fidelity of synthetic images; {_setting(results, lines, _declared('fidelity'))}."
+    records = _records(lines, lambda n: _belongs(n.metric, "fidelity"))
     tables = []
     for index, chunk in enumerate(chunks):
         rows = _rows(lines, chunk, copying(results))
@@ -214,7 +183,7 @@ def fidelity_tables(results: StudyResults) -> list[Table]:
                 [*_LEAD, *(column.heading for column in chunk)],
                 rows,
                 _rules(lines),
-                [*_common_notes(lines, rows), *_image_notes(lines, chunk), *_networks_note(lines, chunk)],
+                [*_common_notes(lines, rows), *_column_notes(lines, chunk), *_networks_note(lines, chunk)],
                 text_columns=2,
                 records=records,
             )
@@ -222,66 +191,48 @@ def fidelity_tables(results: StudyResults) -> list[Table]:
     return tables
 
 
-def _image_notes(lines: Sequence[Line], columns: Sequence[Column]) -> list[str]:
-    """Return what the metrics of images need said."""
-    shown = {column.metric for column in columns}
+def _column_notes(lines: Sequence[Line], columns: Sequence[Column]) -> list[str]:
+    """Return what metrics say must be known of their columns."""
     notes = []
-    counts = [count for line in lines for both in line.counts("fid") for count in both]
-    if small := [count for count in counts if 0 < count < FULL_RANK and "fid" in shown]:
-        notes.append(
-            f"FID of fewer than {FULL_RANK} images (here {span(small)}) is biased upwards, the more the fewer they "
-            "are: compare it at equal numbers of images only."
-        )
-    if "fid-corrected" in shown:
-        notes.append("Corrected FID: that of subsets of different sizes, extrapolated to infinitely many images.")
-    alone = _most_sets(lines) == 1
-    if "kid" in shown and alone and any(_beside(line, column, 1) for line in lines for column in columns):
-        notes.append("KID ± its standard deviation over random subsets.")
-    neighbours = span(n.value for line in lines for n in line.measured("neighbours"))
-    if "coverage" in shown and neighbours != "–":
-        notes.append(f"Precision, recall, density and coverage: of {neighbours} nearest neighbours.")
-    judges = dict.fromkeys(n for column in columns if column.declared == "agreement" for n in _networks(lines, column))
-    if judges:
-        notes.append(
-            f"Agreement: mean IoU of the masks with what a segmenter trained on real pairs ({', '.join(judges)}) "
-            "predicts on their images; by chance: with the masks of other images. Images and masks belong together as "
-            "far as the first is above the second; real images show how far that can be."
-        )
-    return notes
+    for column in columns:
+        quantity = column.quantity
+        if isinstance(quantity, FidelityMetric) and quantity.biased_below:
+            counts = [count for line in lines for both in line.counts(quantity.name) for count in both]
+            if few := [count for count in counts if 0 < count < quantity.biased_below]:
+                notes.append(
+                    f"{quantity.label} of fewer than {quantity.biased_below} images (here {span(few)}) is biased "
+                    "upwards, the more the fewer they are: compare it at equal numbers of images only."
+                )
+        if quantity.deviation and _most_sets(lines) == 1 and any(_beside(line, column, 1) for line in lines):
+            notes.append(f"{quantity.label} ± its standard deviation over random subsets.")
+        if quantity.note:
+            words = {"networks": ", ".join(_networks(lines, column)) or "–"}
+            words |= {
+                q.name: span(n.value for line in lines for n in line.measured(q.name)) for q in column.declared.beside
+            }
+            used = [name for _, name, _, _ in Formatter().parse(quantity.note) if name]
+            if all(words[name] != "–" for name in used):
+                notes.append(quantity.note.format_map(words))
+    return list(dict.fromkeys(notes))
 
 
 def mask_table(results: StudyResults) -> Table | None:
     """Return the table of how close synthetic masks are to real ones, or None when that was not measured."""
     lines = fidelity_lines(results)
-    columns = columns_of(lines, MASKS)
+    columns = columns_of(lines, "fidelity-masks")
     if not columns:
         return None
-    for metric, declared in MASK_PAIRS.items():
-        if any(line.measured(metric) or line.measured(f"{metric}-synthetic") for line in lines):
-            columns.append(Column(HEADINGS[metric], metric, declared))
-    shown = {column.metric for column in columns}
     rows = _rows(lines, columns, copying(results))
-    notes = _common_notes(lines, rows)
-    if "sim" in shown:
-        notes.append(
-            "SIM: mean share of pixels equal to the most similar real mask; beside it what an all-black mask scores, "
-            "and real masks among each other, above which more is no merit."
-        )
-    if "mask-area" in shown:
-        notes.append(
-            "Area: share of the image that is polyp; its distance is Wasserstein's. Mean area and components "
-            "(connected parts a mask): real / synthetic."
-        )
     return Table(
         "fidelity-masks",
         "Fidelity of synthetic masks",
-        f"Fidelity of synthetic masks; {_setting(results, lines, set(MASKS.values()))}.",
+        f"Fidelity of synthetic masks; {_setting(results, lines, _declared('fidelity-masks'))}.",
         [*_LEAD, *(column.heading for column in columns)],
         rows,
         _rules(lines),
-        notes,
+        [*_common_notes(lines, rows), *_column_notes(lines, columns)],
         text_columns=2,
-        records=_records(lines, lambda n: _of_masks(n.metric)),
+        records=_records(lines, lambda n: _belongs(n.metric, "fidelity-masks")),
     )
 
 
@@ -295,23 +246,24 @@ def memorisation_table(results: StudyResults) -> Table | None:
     ]
     if not lines:
         return None
-    told = {(m.cell, str(m.fold)): m for m in results.measured}
+    memorisation = fidelity_metrics()["memorisation"]
+    closer, told = Column(memorisation, memorisation), {(m.cell, str(m.fold)): m for m in results.measured}
     several = len({line.first.fold for line in lines}) > 1
     rows: list[list[Cell]] = []
     records: list[dict[str, object]] = []
     for line in lines:
         beside = told.get((line.first.cell, line.first.fold))
-        values = {name: line.mean(name) for name in MEMORISATION}
+        values = {quantity.name: line.mean(quantity.name) for quantity in memorisation.quantities}
         copies = None if beside is None or math.isnan(values["memorisation"]) else beside.copies
         verdict = {None: "–", True: "copies", False: "no sign of copying"}[copies]
         reference = beside.reference if beside else ""
-        cells = _lead(line, [_CLOSER], ())
+        cells = _lead(line, [closer], ())
         rows.append(
             [
                 *cells[:2],
                 *([Cell(line.first.fold)] if several else []),
                 cells[2],
-                _value_cell(line, _CLOSER, False, _most_sets(lines)),
+                _value_cell(line, closer, False, _most_sets(lines)),
                 Cell(number(values["copied"], 4)),
                 Cell(p_value(values["copied-p-value"])),
                 Cell(number(values["exact-copies"], 0)),
@@ -319,7 +271,7 @@ def memorisation_table(results: StudyResults) -> Table | None:
                 Cell(verdict, bold=verdict == "copies"),
             ]
         )
-        about = {"generator": line.first.generator, "real": line.first.fitted, "fold": line.first.fold}
+        about = {"generator": line.first.generator, "real": line.first.n_fit, "fold": line.first.fold}
         images = next((n.images for n in line.measured("memorisation")), math.nan)
         judged = {"images": images, "reference": reference, "verdict": verdict.replace("–", "")}
         records.append({**about, **values, **judged, "status": line.first.status})
@@ -329,17 +281,14 @@ def memorisation_table(results: StudyResults) -> Table | None:
         "Whether synthetic images are copies of the images that their generator was fitted on; "
         f"{_setting(results, lines, {'memorisation'}, averaged=False)}.",
         [
-            *_LEAD[:2], *(["Fold"] if several else []), "Images", "Closer", "Copied", "p", "Exact\ncopies", "Reference",
-            "Verdict",
+            *_LEAD[:2], *(["Fold"] if several else []), "Images",
+            *(quantity.column for quantity in memorisation.quantities), "Reference", "Verdict",
         ],
         rows,
         _rules(lines),
         [
             *_common_notes(lines, []),
-            "Closer: probability that a synthetic image lies closer to its nearest training image than a real image "
-            "that was not seen does; 0.5 when they are alike, 1 when every image is a copy. Copied: share closer than "
-            "99 % of the real ones, with the p value of so many by chance. Verdict copies: p below 0.01, or an exact "
-            "copy.",
+            memorisation.note,
             *(["Copied, p, exact copies and verdict: of all sets together."] if _most_sets(lines) > 1 else []),
         ],
         text_columns=2,
@@ -360,3 +309,28 @@ def describe_copies(results: StudyResults) -> list[str]:
         "synthetic": "are flagged as copies of its training images: see the table Memorisation",
     }
     return [f"Images of {cell} {found[arm]}." for cell, arm in flagged.items()]
+
+
+IMAGE_FIDELITY = TableSpec(
+    "fidelity",
+    "Fidelity of synthetic images",
+    "How close they are to real ones, by every metric that was measured; two tables when it is wider than a page.",
+    lambda findings: fidelity_tables(findings.results),
+    place=30,
+)
+
+MASK_FIDELITY = TableSpec(
+    "fidelity-masks",
+    "Fidelity of synthetic masks",
+    "How close they are to real ones: SIM with its references, areas, components, empty masks.",
+    lambda findings: [mask_table(findings.results)],
+    place=40,
+)
+
+COPIES = TableSpec(
+    "memorisation",
+    "Memorisation",
+    "Whether synthetic images are copies of training images.",
+    lambda findings: [memorisation_table(findings.results)],
+    place=50,
+)

@@ -8,32 +8,12 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.metrics.fidelity.measure import FIDELITY
 from harness.metrics.fidelity.sample_sets import of_set
-from harness.report.format import digits_of, metric_name, number
+from harness.metrics.spec import FidelityMetric, Quantity, fidelity_metrics, sides_of
+from harness.report.format import number
 
 if TYPE_CHECKING:
     from harness.results.schema import Measured, StudyResults
-
-#: Directions of quantities that are no metrics of their own.
-_LOWER_IS_BETTER = {
-    "fid-corrected": True, "frechet-distance": True, "precision": False, "recall": False, "density": False,
-    "coverage": False,
-}  # fmt: skip
-
-#: Headings where they are not the metric's name; a line break makes two lines in LaTeX.
-HEADINGS = {
-    "fid-corrected": "Corrected\nFID",
-    "frechet-distance": "Fréchet\ndistance",
-    "thumbnail-distance": "Thumbnail\ndistance",
-    "agreement-chance": "Agreement\nby chance",
-    "sim-black": "SIM of\nall-black",
-    "sim-real": "SIM of real\nleave-one-out",
-    "mask-area": "Area\ndistance",
-    "mean-area": "Mean area",
-    "mean-components": "Components",
-    "empty-masks": "Empty\nmasks",
-}
 
 
 @dataclass(frozen=True)
@@ -42,7 +22,7 @@ class Number:
 
     cell: str
     generator: str
-    fitted: float
+    n_fit: float
     role: str
     real: bool
     fold: str
@@ -88,7 +68,7 @@ class Line:
     def sets(self) -> int:
         """How many sample sets each of its numbers is a mean over; 1 when it is no mean."""
         known = {n.metric for n in self.numbers}
-        declared = [name for name in known if name in FIDELITY]
+        declared = [name for name in known if name in fidelity_metrics()]
         return max((_count_sets(name, known) for name in declared), default=1)
 
     def hole(self, metric: str, declared: str, network: str = "") -> str:
@@ -117,10 +97,19 @@ class Line:
 class Column:
     """One column: a quantity, the metric that a study names to have it, and its network when there are several."""
 
-    heading: str
-    metric: str
-    declared: str
+    quantity: Quantity
+    declared: FidelityMetric
     network: str = ""
+
+    @property
+    def metric(self) -> str:
+        """The quantity's name in results."""
+        return self.quantity.name
+
+    @property
+    def heading(self) -> str:
+        """What stands above it."""
+        return f"{self.quantity.column}\n({self.network})" if self.network else self.quantity.column
 
 
 def _or_zero(value: float) -> float:
@@ -161,7 +150,7 @@ def _fits(results: StudyResults) -> dict[str, tuple[str, int]]:
     """Return for each cell that was measured its generator and how many real images that was fitted on."""
     found = {}
     for line in fidelity_lines(results):
-        numbers = [n.fitted for n in line.numbers if not math.isnan(n.fitted)]
+        numbers = [n.n_fit for n in line.numbers if not math.isnan(n.n_fit)]
         found[line.first.cell] = (line.first.generator, round(max(numbers, default=0)))
     return found
 
@@ -172,8 +161,8 @@ def pools_by_generator(results: StudyResults) -> dict[str, dict[int, Measured]]:
     found: dict[str, dict[int, Measured]] = {}
     for measured in results.measured:
         if measured.arm != "real" and measured.cell in fits:
-            generator, fitted = fits[measured.cell]
-            found.setdefault(generator, {}).setdefault(fitted, measured)
+            generator, n_fit = fits[measured.cell]
+            found.setdefault(generator, {}).setdefault(n_fit, measured)
     return found
 
 
@@ -184,61 +173,57 @@ def largest_fits(results: StudyResults) -> list[Measured]:
     """
     fits = _fits(results)
     most: dict[str, int] = {}
-    for generator, fitted in fits.values():
-        most[generator] = max(fitted, most.get(generator, 0))
+    for generator, n_fit in fits.values():
+        most[generator] = max(n_fit, most.get(generator, 0))
     return [m for m in results.measured if m.cell not in fits or fits[m.cell][1] == most[fits[m.cell][0]]]
 
 
-def columns_of(lines: Sequence[Line], quantities: dict[str, str]) -> list[Column]:
-    """Return the columns of the quantities that were measured, and of the metrics that were to be.
+def columns_of(lines: Sequence[Line], table: str) -> list[Column]:
+    """Return the columns of a table: of the quantities that were measured, and of the metrics that were to be.
 
     A quantity that was measured with several networks has a column for each, named.
     """
     columns = []
-    for metric, declared in quantities.items():
-        networks = dict.fromkeys(n.network for line in lines for n in line.measured(metric))
-        # What a metric is named for (prdc for its coverage) has a column even where every fold is a hole.
-        planned = metric_name(metric) == metric_name(declared) and any(
-            n.metric in (metric, declared) for line in lines for n in line.numbers
-        )
-        heading = HEADINGS.get(metric, metric_name(metric))
-        several = len(networks) > 1
-        columns += [Column(f"{heading}\n({n})" if several and n else heading, metric, declared, n) for n in networks]
-        if planned and not networks:
-            columns.append(Column(heading, metric, declared))
+    for declared in fidelity_metrics().values():
+        for quantity in declared.quantities:
+            if quantity.table != table:
+                continue
+            names = sides_of(quantity) if quantity.two_sided else (quantity.name,)
+            networks = dict.fromkeys(n.network for line in lines for name in names for n in line.measured(name))
+            # What a metric is named for (prdc for its coverage) has a column even where every fold is a hole.
+            own = (declared.name, declared.shown_as or declared.name)
+            planned = quantity.name in own and any(n.metric in own for line in lines for n in line.numbers)
+            several = len(networks) > 1
+            columns += [Column(quantity, declared, n if several else "") for n in networks]
+            if planned and not networks:
+                columns.append(Column(quantity, declared))
     return columns
-
-
-def lower_is_better(metric: str) -> bool | None:
-    """Return the direction of a quantity; None when it has none."""
-    if metric in _LOWER_IS_BETTER:
-        return _LOWER_IS_BETTER[metric]
-    return FIDELITY[metric].lower_is_better if metric in FIDELITY else None
 
 
 def best(lines: Sequence[Line], column: Column, copies: Collection[str] = ()) -> set[int]:
     """Return which lines hold the best value among generators measured on equal numbers of images.
 
     References, leaked numbers, holes and generators that copy are never the best, and nothing is the best of one.
-    Values that print the same are the best together. SIM has no best: an empty mask has more of it than a real one.
+    Values that print the same are the best together.
 
     Args:
         lines: of the table.
         column: of the table.
         copies: cells of generators that are flagged as copying.
     """
-    lower = None if column.metric == "sim" else lower_is_better(column.metric)
+    quantity = column.quantity
+    better = quantity.better if quantity.marked else None
     groups: dict[tuple[tuple[float, float], ...], dict[int, float]] = {}
     for index, line in enumerate(lines):
         value = line.mean(column.metric, column.network)
         sound = not line.first.real and not line.leaks and line.first.cell not in copies and not math.isnan(value)
-        if lower is not None and sound:
+        if better is not None and sound:
             groups.setdefault(line.counts(column.metric, column.network), {})[index] = value
     found: set[int] = set()
     for values in groups.values():
-        top = number(min(values.values()) if lower else max(values.values()), digits_of(column.metric))
+        top = number(min(values.values()) if better == "lower" else max(values.values()), quantity.digits)
         if len(values) > 1:
-            found |= {i for i, value in values.items() if number(value, digits_of(column.metric)) == top}
+            found |= {i for i, value in values.items() if number(value, quantity.digits) == top}
     return found
 
 

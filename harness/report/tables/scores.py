@@ -2,101 +2,170 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from string import Formatter
 from typing import TYPE_CHECKING
 
+from harness.metrics.segmentation.scores import SIZES
+from harness.metrics.spec import SegmentationMetric, segmentation_metrics
 from harness.report.format import interval, metric_name, number, p_value, signed
 from harness.report.tables.table import Cell, Table
-from harness.report.wording import comparison_caption, detectable, score_caption, shows_any
+from harness.report.wording import comparison_caption, detectable, intervals_caption, score_caption, shows_any
+from harness.results.catalogue import TableSpec
 from harness.stats.arms import ArmKey
-from harness.stats.study import Effect, Score, evaluated, indistinguishable, scores
+from harness.stats.study import NO_VALUE, Effect, Score, evaluated, indistinguishable
 
 if TYPE_CHECKING:
+    from harness.report.findings import Findings
     from harness.results.schema import StudyResults
 
 LEAK_NOTE = "† leak: something that made this number had seen what it is scored on: {}."
 TIE_NOTE = "≈ cannot be told from the best of its segmenter (the 95 % interval of the paired difference holds zero)."
 
 
-def reductions(results: StudyResults) -> list[str]:
-    """Return the reductions that were measured, the primary one first."""
-    rows = results.rows[(results.rows["kind"] == "segmentation") & results.rows["value"].notna()]
-    measured = [str(r) for r in rows["reduction"].dropna().unique() if r]
-    return sorted(measured, key=lambda r: r != results.comparison.reduction)
-
-
-def metrics_of(results: StudyResults, reduction: str) -> list[str]:
-    """Return the metrics measured with a reduction, in the order of the table."""
-    rows = results.rows
-    rows = rows[(rows["kind"] == "segmentation") & (rows["reduction"] == reduction) & rows["value"].notna()]
-    return [str(m) for m in rows["metric"].unique()]
-
-
-def score_tables(results: StudyResults, measured: dict[tuple[str, str], list[Score]]) -> list[Table]:
+def score_tables(findings: Findings) -> Iterator[Table]:
     """Return one table for each reduction and evaluated role."""
-    tables = []
+    results = findings.results
+    for reduction in findings.reductions:
+        metrics = [
+            metric
+            for metric in findings.metrics(reduction)
+            if metric.table == "scores" or metric.name == results.comparison.metric
+        ]
+        columns = [_Column(metric, reduction, findings.scores(metric.name, reduction)) for metric in metrics]
+        for place, suffix, where in _places(results):
+            title = f"Scores, {reduction}{where}"
+            caption = score_caption(results, reduction)
+            yield _score_table(results, columns, place, f"scores-{reduction}{suffix}", title, caption)
+
+
+def clinical_tables(findings: Findings) -> Iterator[Table]:
+    """Return one table for each evaluated role of the scores that a clinician asks for, each by one reduction."""
+    results = findings.results
+    wanted = [metric for metric in segmentation_metrics().values() if metric.table == "scores-clinical"]
+    metrics = [metric for metric in wanted if metric in findings.metrics(metric.reduction)]
+    if not metrics:
+        return
+    columns = [_Column(m, m.reduction, findings.scores(m.name, m.reduction)) for m in metrics]
+    for place, suffix, where in _places(results):
+        title = f"Polyps found, false alarms and outlines{where}"
+        caption = f"Polyps found, false alarms and outlines, {intervals_caption(results)}"
+        yield _score_table(results, columns, place, f"scores-clinical{suffix}", title, caption)
+
+
+def size_tables(findings: Findings) -> Iterator[Table]:
+    """Return one table for each evaluated role of scores by polyp size: a row a segmenter, recipe and size."""
+    results = findings.results
+    known = {size: f"micro-imagewise-{size}" for size in SIZES}
+    metrics = list(dict.fromkeys(m for reduction in known.values() for m in findings.metrics(reduction)))
+    metrics = [metric for metric in metrics if metric.by_size or metric.name == results.comparison.metric]
+    if not metrics:
+        return
+    limits = results.facts.get("size_limits")
+    parted = f" (up to {limits[0]:.1%} and {limits[1]:.1%} of the image)" if limits else ""
+    caption = f"Scores by polyp size, thirds of the polyps of the fit role{parted}: {intervals_caption(results)}"
+    for place, suffix, where in _places(results):
+        parts = [
+            _score_table(
+                results,
+                [_Column(m, reduction, findings.scores(m.name, reduction)) for m in metrics],
+                place,
+                "",
+                "",
+                "",
+                size,
+            )
+            for size, reduction in known.items()
+        ]
+        order = [(i, part) for i in range(len(parts[0].rows)) for part in parts]
+        rows = [part.rows[i] for i, part in order]
+        rules = frozenset(i * len(parts) for i in parts[0].rules)
+        shown = [row if n % len(parts) == 0 else [Cell(""), Cell(""), *row[2:]] for n, row in enumerate(rows)]
+        notes = list(dict.fromkeys(note for part in parts for note in part.notes))
+        records = [record for part in parts for record in part.records]
+        title = f"Scores by polyp size{where}"
+        whole = Table(f"scores-by-size{suffix}", title, caption, parts[0].columns, shown, rules, notes)
+        yield replace(whole, text_columns=3, records=records)
+
+
+def _places(results: StudyResults) -> list[tuple[tuple[str, str], str, str]]:
+    """Return each evaluated role of a dataset, with what a file name and a title add to tell it from the others."""
     places = evaluated(results)
-    for reduction in reductions(results):
-        for dataset, role in places:
-            suffix = "" if len(places) == 1 else f"-{dataset}-{role}"
-            tables.append(_score_table(results, measured, reduction, (dataset, role), f"scores-{reduction}{suffix}"))
-    return tables
+    if len(places) == 1:
+        return [(places[0], "", "")]
+    return [((d, role), f"-{d}-{role}", f" on {d} ({role})") for d, role in places]
 
 
-def _score_cell(score: Score, best: set[ArmKey], tied: set[ArmKey]) -> Cell:
+@dataclass(frozen=True)
+class _Column:
+    """The scores of every arm by one metric and reduction."""
+
+    metric: SegmentationMetric
+    reduction: str
+    listed: list[Score]
+
+
+def _score_cell(score: Score, digits: int, best: set[ArmKey], tied: set[ArmKey]) -> Cell:
     """Return mean ± half the interval's width, or how much is missing."""
     if not score.complete:
-        return Cell(f"incomplete {score.runs}/{score.planned}")
-    text = number(score.mean)
+        return Cell("–" if score.caveat == NO_VALUE else f"incomplete {score.runs}/{score.planned}")
+    text = number(score.mean, digits)
     if score.low == score.low:
-        text += f" ± {number((score.high - score.low) / 2)}"
+        text += f" ± {number((score.high - score.low) / 2, digits)}"
     mark = ("≈" if score.key in tied else "") + ("†" if score.leak else "")
     return Cell(text, bold=score.key in best, mark=mark)
 
 
 def _score_table(
     results: StudyResults,
-    measured: dict[tuple[str, str], list[Score]],
-    reduction: str,
+    columns: Sequence[_Column],
     place: tuple[str, str],
     name: str,
+    title: str,
+    caption: str,
+    size: str = "",
 ) -> Table:
-    """Return the table of one reduction on one role: a row a segmenter and recipe, a column a metric."""
-    metrics = metrics_of(results, reduction)
-    columns: dict[str, dict[ArmKey, Score]] = {}
-    marks: dict[str, tuple[set[ArmKey], set[ArmKey]]] = {}
-    for metric in metrics:
-        listed = measured[metric, reduction]
-        columns[metric] = {s.key: s for s in listed if s.key[:2] == place}
-        marks[metric] = indistinguishable(listed)
+    """Return a table of scores on one role: a row a segmenter and recipe, a column a metric."""
+    found = [{score.key: score for score in column.listed if score.key[:2] == place} for column in columns]
+    marks = [indistinguishable(column.listed) for column in columns]
     rows: list[list[Cell]] = []
     rules: set[int] = set()
     previous = ""
-    for key, first in columns[metrics[0]].items() if metrics else ():
+    for key, first in found[0].items() if columns else ():
         if key.segmenter != previous:
             rules.add(len(rows))
         shown = key.segmenter if key.segmenter != previous else ""
         previous = key.segmenter
-        cells = [_score_cell(columns[m][key], *marks[m]) for m in metrics]
-        rows.append([Cell(shown), Cell(key.recipe), Cell(str(first.runs)), *cells])
-    listed = [score for metric in metrics for score in columns[metric].values()]
-    leaks = list(dict.fromkeys(s.leak for s in listed if s.leak))
-    notes = [LEAK_NOTE.format(leak) for leak in leaks]
-    if any(columns[m].keys() & marks[m][1] for m in metrics):
+        cells = [
+            _score_cell(own[key], column.metric.digits, *mark)
+            for column, own, mark in zip(columns, found, marks, strict=True)
+        ]
+        rows.append([Cell(shown), Cell(key.recipe), Cell(size or str(first.runs)), *cells])
+    listed = [score for own in found for score in own.values()]
+    notes = [LEAK_NOTE.format(leak) for leak in dict.fromkeys(s.leak for s in listed if s.leak)]
+    if any(own.keys() & tied for own, (_, tied) in zip(found, marks, strict=True)):
         notes.append(TIE_NOTE)
     caveats = dict.fromkeys(s.caveat for s in listed if s.caveat and s.complete)
     notes.extend(f"{caveat[0].upper()}{caveat[1:]}." for caveat in caveats)
-    where = "" if len(evaluated(results)) == 1 else f" on {place[0]} ({place[1]})"
+    notes.extend(note for column in columns if (note := _note(results, column.metric)))
     return Table(
         name,
-        f"Scores, {reduction}{where}",
-        score_caption(results, reduction),
-        ["Segmenter", "Training set", "Runs", *(metric_name(m) for m in metrics)],
+        title,
+        caption,
+        ["Segmenter", "Training set", "Polyps" if size else "Runs", *(column.metric.column for column in columns)],
         rows,
         frozenset(rules),
         notes,
         text_columns=2,
         records=[_score_record(s) for s in listed],
     )
+
+
+def _note(results: StudyResults, metric: SegmentationMetric) -> str:
+    """Return what a metric says must be known of its column, when the study knows the words that it needs."""
+    used = [name for _, name, _, _ in Formatter().parse(metric.note) if name]
+    return metric.note.format_map(results.facts) if set(used) <= set(results.facts) else ""
 
 
 def _score_record(score: Score) -> dict[str, object]:
@@ -118,17 +187,8 @@ def _score_record(score: Score) -> dict[str, object]:
     }
 
 
-def all_scores(results: StudyResults) -> dict[tuple[str, str], list[Score]]:
-    """Return the scores of every metric and reduction that was measured."""
-    found = {}
-    for reduction in reductions(results):
-        for metric in metrics_of(results, reduction):
-            found[metric, reduction] = scores(results, metric, reduction)
-    return found
-
-
 def comparison_table(results: StudyResults, effects: list[Effect]) -> Table:
-    """Return the table of differences from the control arm with their verdicts."""
+    """Return the table of differences from the baseline with their verdicts."""
     places = evaluated(results)
     rows: list[list[Cell]] = []
     rules: set[int] = set()
@@ -168,11 +228,11 @@ def comparison_table(results: StudyResults, effects: list[Effect]) -> Table:
     tested = sum(e.p == e.p for e in effects)
     return Table(
         "comparison",
-        f"Difference from the control arm, {metric_name(results.comparison.metric)}",
+        f"Difference from the baseline, {metric_name(results.comparison.metric)}",
         comparison_caption(results, tested),
         [
             *(["Scored on"] if len(places) > 1 else []),
-            *["Segmenter", "Training set", "Control", "Difference", "p (Holm)", "Detectable", "Verdict"],
+            *["Segmenter", "Training set", "Baseline", "Difference", "p (Holm)", "Detectable", "Verdict"],
         ],
         rows,
         frozenset(rules),
@@ -188,3 +248,36 @@ def comparison_table(results: StudyResults, effects: list[Effect]) -> Table:
         text_columns=3 if len(places) == 1 else 4,
         records=records,
     )
+
+
+COMPARISON = TableSpec(
+    "comparison",
+    "Difference from the baseline",
+    "Paired by image and seed, with intervals, p values after Holm's correction and verdicts.",
+    lambda findings: [comparison_table(findings.results, findings.effects)] if findings.effects else [],
+    place=10,
+)
+
+SCORES = TableSpec(
+    "scores",
+    "Scores of every segmenter and training set",
+    "With 95 % intervals over images and training runs; one table a reduction.",
+    score_tables,
+    place=20,
+)
+
+CLINICAL = TableSpec(
+    "scores-clinical",
+    "Polyps found, false alarms and outlines",
+    "The scores that a clinician asks for, with 95 % intervals.",
+    clinical_tables,
+    place=21,
+)
+
+BY_SIZE = TableSpec(
+    "scores-by-size",
+    "Scores by polyp size",
+    "Thirds of the polyps of the fit role; images without a polyp are left out.",
+    size_tables,
+    place=22,
+)

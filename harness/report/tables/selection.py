@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.report.format import digits_of, metric_name, number
 from harness.report.tables.table import Cell, Table
-from harness.report.wording import count, generator_setting
+from harness.report.wording import generator_setting
+from harness.results.catalogue import TableSpec
 
 if TYPE_CHECKING:
     from harness.results.schema import StudyResults
@@ -36,27 +37,6 @@ def _cells(row: Mapping[str, Any], chosen: int | None, metrics: Sequence[str]) -
 def _record(row: Mapping[str, Any], chosen: int | None, metrics: Sequence[str]) -> dict[str, object]:
     values = {metric: as_number(row.get(metric)) for metric in metrics}
     return {"step": row["step"], **values, "chosen": row["step"] == chosen, "problem": row.get("problem", "")}
-
-
-def selection_table(rows: Sequence[Mapping[str, Any]], chosen: int | None, metrics: Sequence[str]) -> Table:
-    """Return the table of one selection, as its stage knows it.
-
-    Args:
-        rows: one a checkpoint: ``step``, a number for each metric (None or NaN where there is none) and ``problem``,
-            why it cannot be chosen, or an empty string.
-        chosen: its step; None when none could be.
-        metrics: names, the one that decides first.
-    """
-    return Table(
-        "selection",
-        "Checkpoint selection",
-        f"{count(len(rows), 'checkpoint')}, scored by {' and '.join(metric_name(m) for m in metrics)}; the chosen one "
-        "is bold.",
-        ["Step", *(metric_name(metric) for metric in metrics), "Choice"],
-        [_cells(row, chosen, metrics) for row in rows],
-        records=[_record(row, chosen, metrics) for row in rows],
-        text_columns=0,
-    )
 
 
 def selections(results: StudyResults) -> dict[str, dict[int, list[dict[str, Any]]]]:
@@ -140,3 +120,12 @@ def _part_table(results: StudyResults, cell: str, folds: dict[int, list[dict[str
         text_columns=0,
         records=records,
     )
+
+
+SELECTION = TableSpec(
+    "selection",
+    "Checkpoint selection",
+    "What each checkpoint scored, which one was chosen and why others cannot be; a table a part of a generator.",
+    lambda findings: selection_tables(findings.results),
+    place=60,
+)

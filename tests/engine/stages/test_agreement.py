@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from harness.data.pairs import PairSet
+from harness.engine.graph import Plan
 from harness.engine.load import load_study
-from harness.engine.plan import Plan, build_plan
+from harness.engine.plan import build_plan
 from harness.engine.preflight import missing_weights
-from harness.engine.stages.running import RealPairs
+from harness.engine.stages.dataset import RealPairs
 from harness.errors import DeclarationError
 from harness.store.results import Store
 
@@ -200,7 +201,7 @@ def test_a_run_asks_the_trained_segmenter_about_every_pool_and_about_real_pairs(
     trained, dataset = store.find("train", train), store.find("dataset", plan.datasets[0])
     assert trained is not None
     assert dataset is not None
-    real = RealPairs(dataset)
+    real = RealPairs(dataset.folder)
     assert trained.values["training-pairs"] == len(real.role("fit"))
     weight, bias = weights_of(trained.folder / trained.values["weights"])
 

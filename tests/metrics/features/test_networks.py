@@ -15,7 +15,7 @@ from torchvision.models import WeightsEnum
 from torchvision.transforms import functional
 
 from harness.errors import DeclarationError, WeightsError
-from harness.metrics.features import networks
+from harness.metrics.features import feature_network, networks
 from harness.metrics.features.networks import network_named
 from harness.weights import locate as weights
 
@@ -293,7 +293,7 @@ def test_the_scaling_of_images_is_part_of_the_fingerprint(tmp_path):
         module = torch.nn.Linear(1, 1)
         torch.nn.init.ones_(module.weight)
         torch.nn.init.ones_(module.bias)
-        network = networks.normalised_network("n", module, module, tmp_path / "file.pth", side, mean, (1, 1, 1))
+        network = feature_network.normalised_network("n", module, module, tmp_path / "file.pth", side, mean, (1, 1, 1))
         return network.fingerprint
 
     assert fingerprint(8, (0, 0, 0)) == fingerprint(8, (0, 0, 0))

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from harness.data.pairs import PairSet
 from harness.errors import DataError, DeclarationError
-from harness.learning.judge import train_on
+from harness.learning.judge import TrainedSegmenter, train_on
 from harness.metrics.fidelity import agreement as module
-from harness.metrics.fidelity.agreement import TrainedSegmenter, agreement
-from harness.metrics.fidelity.measure import measure, of_masks
+from harness.metrics.fidelity.agreement import AGREEMENT, agreement
+from harness.metrics.fidelity.measure import Values, measure, of_masks
 from harness.metrics.inputs.places import read_pairs
+from harness.metrics.spec import Sets
 from harness.plugins.registry import load_plugin
 from harness.store.results import Store
 
@@ -55,6 +56,11 @@ def drawn(count: int = 40, seed: int = 0, size: int = 32) -> PairSet:
 
 def with_masks(pairs: PairSet, masks: NDArray[np.uint8]) -> PairSet:
     return PairSet(pairs.images, masks, pairs.ids, pairs.groups, pairs.lineage)
+
+
+def measured(real: PairSet, made: PairSet) -> Values:
+    """What agreement tells, asked of the segmenter that takes bright for polyp."""
+    return measure([AGREEMENT], Sets(real, made, CPU, segmenter=BRIGHT))["agreement"]
 
 
 def test_iou_by_hand() -> None:
@@ -102,9 +108,7 @@ def test_chance_is_that_of_a_double_loop_however_it_is_cut(monkeypatch: pytest.M
 def test_pairs_that_belong_together_score_near_one_and_shuffled_ones_near_chance() -> None:
     pairs = drawn()
     shuffled = with_masks(pairs, np.roll(pairs.masks, 1, axis=0))
-    together, apart = (
-        measure(["agreement"], pairs, made, device=CPU, segmenter=BRIGHT)["agreement"] for made in (pairs, shuffled)
-    )
+    together, apart = (measured(pairs, made) for made in (pairs, shuffled))
     assert together["agreement"] == 1
     assert together["agreement-chance"] < 0.2
     assert apart["agreement"] == pytest.approx(together["agreement-chance"], abs=0.05)
@@ -117,10 +121,7 @@ def test_the_order_of_pairs_and_the_real_ones_change_nothing() -> None:
     pairs = drawn(12)
     moved = with_masks(pairs, np.roll(pairs.masks, 3, axis=1))
     turned = moved.take(range(11, -1, -1))
-    first, second = (
-        measure(["agreement"], real, made, device=CPU, segmenter=BRIGHT)["agreement"]
-        for real, made in ((pairs, moved), (drawn(12, 5), turned))
-    )
+    first, second = (measured(real, made) for real, made in ((pairs, moved), (drawn(12, 5), turned)))
     assert first["agreement"] == pytest.approx(second["agreement"])
     assert first["agreement-chance"] == pytest.approx(second["agreement-chance"])
     assert 0.2 < float(first["agreement"]) < 0.9
@@ -131,33 +132,31 @@ def test_pairs_that_are_left_out_are_told() -> None:
     images, masks = pairs.images.copy(), pairs.masks.copy()
     masks[:2] = 0
     images[0] = 10
-    values = measure(
-        ["agreement"], pairs, PairSet.real(images, masks, pairs.ids), device=CPU, segmenter=BRIGHT
-    )["agreement"]  # fmt: skip
+    values = measured(pairs, PairSet.real(images, masks, pairs.ids))
     assert values["agreement-pairs"] == 5
     assert values["agreement"] == pytest.approx(4 / 5)
     assert "mask and prediction are empty: 1." in str(values["notes"])
     images[:] = np.minimum(images, 100)
     nothing = PairSet.real(images, np.zeros_like(masks), pairs.ids)
-    values = measure(["agreement"], pairs, nothing, device=CPU, segmenter=BRIGHT)["agreement"]
+    values = measured(pairs, nothing)
     assert math.isnan(float(values["agreement"]))
     assert "every prediction is empty" in str(values["notes"])
 
 
 def test_masks_as_pictures_and_one_picture_again_and_again_have_no_value() -> None:
     pairs = drawn(6)
-    values = measure(["agreement"], pairs, of_masks(pairs), device=CPU, segmenter=BRIGHT)["agreement"]
+    values = measured(pairs, of_masks(pairs))
     assert math.isnan(float(values["agreement"]))
     assert "The images are the masks" in str(values["notes"])
     same = PairSet.real(np.repeat(pairs.images[:1], 6, axis=0), pairs.masks, pairs.ids)
-    values = measure(["agreement"], pairs, same, device=CPU, segmenter=BRIGHT)["agreement"]
+    values = measured(pairs, same)
     assert math.isnan(float(values["agreement"]))
     assert "are the same picture" in str(values["notes"])
 
 
 def test_without_a_segmenter_there_is_one_sentence() -> None:
     with pytest.raises(DeclarationError, match="agreement asks a segmenter"):
-        measure(["agreement"], drawn(4), drawn(4), device=CPU)
+        measure([AGREEMENT], Sets(drawn(4), drawn(4), CPU))
 
 
 # a training of its own

@@ -40,3 +40,24 @@ def test_mean_and_deviation_masks_of_each_source():
     mean, deviation = masks.mean_and_deviation(made[found["a"]])
     assert (mean[0, 0], mean[3, 3], mean[5, 5]) == (1, 0.5, 0)
     assert (deviation[0, 0], deviation[3, 3]) == (0, 0.5)
+
+
+MASKS = (np.random.default_rng(0).random((7, 5, 6)) < 0.4).astype(np.uint8)
+
+
+def test_only_real_masks_with_several_synthetic_ones_are_shown_those_with_most_first():
+    lineage = [frozenset(names) for names in ("a", "b", "b", "c", "ab", "b", "c")]
+    real = dict(zip("abc", MASKS, strict=False))
+    found = masks.diversity(real, MASKS, lineage)
+    assert found["ids"].tolist() == ["b", "c"]
+    assert found["count"].tolist() == [3, 2]
+    np.testing.assert_array_equal(found["real"], MASKS[[1, 2]])
+    np.testing.assert_allclose(found["mean"][0], MASKS[[1, 2, 5]].mean(axis=0))
+    np.testing.assert_allclose(found["deviation"][1], MASKS[[3, 6]].std(axis=0))
+    assert masks.diversity(real, MASKS, lineage, count=1)["ids"].tolist() == ["b"]
+
+
+@pytest.mark.parametrize("lineage", [["a", "b", "c"], ["ab", "ab", "ab"], ["z", "z", "z"]])
+def test_no_several_masks_of_one_are_nothing(lineage):
+    real = dict(zip("abc", MASKS, strict=False))
+    assert masks.diversity(real, MASKS[:3], [frozenset(names) for names in lineage]) is None

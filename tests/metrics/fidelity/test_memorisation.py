@@ -2,15 +2,31 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
+from harness.data.pairs import PairSet
 from harness.errors import DataError
-from harness.metrics.fidelity.memorisation import _chance, describe, memorisation, nearest_neighbours
+from harness.metrics.fidelity.memorisation import (
+    _chance,
+    closest,
+    describe,
+    memorisation,
+    nearest_neighbours,
+    squared_distances,
+)
+from harness.metrics.inputs.places import Pictures
+from harness.metrics.spec import Sets
 
 
 def images(count, seed):
     """Smooth random pictures, so that averaging keeps their differences."""
     coarse = np.random.default_rng(seed).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
     return coarse.repeat(12, axis=1).repeat(12, axis=2)
+
+
+def pictures(images, kind):
+    masks = np.zeros(images.shape[:3], np.uint8)
+    return PairSet.real(images, masks, [f"{kind}{i}" for i in range(len(images))])
 
 
 TRAINING, HELD_OUT, FRESH = images(60, 0), images(60, 1), images(60, 2)
@@ -29,8 +45,14 @@ def test_planted_copies_are_flagged_and_named():
     assert found.p_value < 0.05
     assert found.copied >= 9 / 60
     assert found.exact == 2
-    assert set(found.closest_pairs(2)) == {(7, 3), (30, 11)}
-    assert set(found.closest_pairs(9)) >= {(i, 20 + i) for i in range(7)}
+    pairs = [pictures(images, kind) for images, kind in ((TRAINING, "t"), (planted, "s"))]
+    nearest = closest(Sets(*pairs, torch.device("cpu")), 9)
+    named = list(zip(nearest["synthetic_ids"].tolist(), nearest["real_ids"].tolist(), strict=True))
+    assert set(named[:2]) == {("s7", "t3"), ("s30", "t11")}
+    assert set(named) >= {(f"s{i}", f"t{20 + i}") for i in range(7)}
+    assert nearest["distance"][:2].tolist() == [0.0, 0.0]
+    assert (np.diff(nearest["distance"]) >= 0).all()
+    np.testing.assert_array_equal(nearest["synthetic"][0], nearest["real"][0])
 
 
 @pytest.mark.parametrize("held_out", [HELD_OUT, None])
@@ -101,3 +123,25 @@ def test_the_p_value_counts_the_orders_in_which_it_happens(synthetic, reference,
             threshold = sorted(set(range(synthetic + reference)) - set(places))[closer_than - 1]
             happens += sum(place < threshold for place in places) >= count
         assert _chance(count, synthetic, closer_than, reference) == pytest.approx(happens / len(orders))
+
+
+def test_the_closest_of_what_the_generator_was_fitted_on_are_shown_where_that_is_said():
+    other = pictures(HELD_OUT[:5], "o")
+    made = pictures(np.concatenate([HELD_OUT[3:4], FRESH[:3]]), "s")
+    found = closest(Sets(pictures(TRAINING, "t"), made, torch.device("cpu"), fitted=other), 1)
+    assert (found["synthetic_ids"].tolist(), found["real_ids"].tolist()) == (["s0"], ["o3"])
+
+
+def test_pictures_of_several_sizes_are_shown_at_one():
+    small, large = FRESH[:2], FRESH[2:4].repeat(2, axis=1).repeat(2, axis=2)
+    mixed = Pictures(("a", "b", "c", "d"), [*small, *large])
+    found = closest(Sets(pictures(TRAINING, "t"), mixed, torch.device("cpu")), 4)
+    assert found["synthetic"].shape == (4, 128, 128, 3)
+    assert sorted(found["synthetic_ids"].tolist()) == ["a", "b", "c", "d"]
+
+
+def test_distances_keep_their_digits_far_from_the_origin():
+    draw = np.random.default_rng(2)
+    a, b = draw.normal(size=(5, 8)), draw.normal(size=(6, 8))
+    direct = ((a[:, None] - b[None]) ** 2).sum(axis=2)
+    np.testing.assert_allclose(squared_distances(a + 1e6, b + 1e6), direct, rtol=1e-6)

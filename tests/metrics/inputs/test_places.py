@@ -24,7 +24,8 @@ from harness.engine.load import load_study
 from harness.engine.plan import build_plan
 from harness.errors import DataError, HarnessError
 from harness.home import data_folder
-from harness.metrics.inputs.places import Pictures, matched, read_images, read_masks
+from harness.metrics.inputs.places import Pictures, matched, read_images, read_masks, read_predictions
+from harness.metrics.spec import segmentation_metrics
 from harness.store.results import Store
 
 
@@ -68,15 +69,15 @@ def test_the_same_pictures_from_everywhere(pictures, place):
     root, images, masks = pictures
     found = read_images(str(root / place))
     np.testing.assert_array_equal(np.stack([found.images[i] for i in range(7)]), images)
-    np.testing.assert_array_equal(read_masks(str(root / place))[1], masks)
+    np.testing.assert_array_equal(read_masks(str(root / place)).masks, masks)
 
 
 def test_a_dataset_by_its_name():
     found = read_images("phantom")
     assert len(found) == 200
     assert found.images[0].ndim == 3
-    assert found.names == tuple(f"phantom/0-{i:06d}" for i in range(200))
-    assert found.lineage == tuple(frozenset({name}) for name in found.names)
+    assert found.ids == tuple(f"phantom/0-{i:06d}" for i in range(200))
+    assert found.lineage == tuple(frozenset({name}) for name in found.ids)
 
 
 def test_fid_of_a_set_with_itself_is_zero(pictures):
@@ -99,8 +100,8 @@ def test_sim_prints_its_references(pictures):
     root, _, masks = pictures
     found = run("sim", root / "set", root / "stage", "--json")
     assert found["sim"] == 1
-    assert found["all-black"] == pytest.approx(1 - masks.reshape(7, -1).mean(axis=1).min())
-    assert 0 < found["real-leave-one-out"] < 1
+    assert found["sim-black"] == pytest.approx(1 - masks.reshape(7, -1).mean(axis=1).min())
+    assert 0 < found["sim-real"] < 1
 
 
 def test_memorisation_names_the_copies(pictures):
@@ -121,8 +122,11 @@ def test_mask_areas(pictures):
 def test_segmentation_has_the_agreed_shape(pictures):
     root, *_ = pictures
     found = run("segmentation", root / "set" / "masks", root / "set" / "masks", "--json")
-    assert set(found) == {"iou", "f1", "accuracy", "precision", "recall", "dice-loss"}
+    assert list(found) == list(segmentation_metrics())
+    assert list(found)[:6] == ["iou", "f1", "accuracy", "precision", "recall", "dice-loss"]
     assert found["iou"] == {"micro": 1.0, "micro-imagewise": 1.0}
+    assert found["detection-rate"] == {"micro": 1.0, "micro-imagewise": 1.0}
+    assert found["hausdorff-95"] == found["false-positives"] == {"micro-imagewise": 0.0}
 
 
 def test_one_picture_an_empty_folder_a_missing_one_and_a_broken_file(pictures, tmp_path):
@@ -171,7 +175,7 @@ def test_an_unknown_mode_or_device(pictures):
         run("fid", root / "set", root / "set", "--device", "warp")
 
 
-def ids_of(dataset, declaration, role, seed=0):
+def names_of(dataset, declaration, role, seed=0):
     return tuple(f"{dataset.name}/{name}" for name in make_splits(dataset, declaration, seed)[0].ids(role))
 
 
@@ -182,16 +186,16 @@ def test_a_role_of_the_split_that_a_study_has_when_it_says_nothing(temp_study, r
     split = build_plan(load_study("twelve")).splits[0]
     names = tuple(f"twelve/{name}" for name in split.ids(role))
     dataset = open_dataset("twelve")
-    assert ids_of(dataset, {"holdout": {"report": 0.3, "select": 0.1}}, role) == names
+    assert names_of(dataset, {"holdout": {"report": 0.3, "select": 0.1}}, role) == names
     found = read_images(f"twelve:{role}")
-    assert found.names == names
+    assert found.ids == names
     assert found.lineage == tuple(frozenset({name}) for name in names)
     for name, image in zip(names, found.images, strict=True):
         file = dataset.folder / "images" / f"{name.partition('/')[2]}.png"
         np.testing.assert_array_equal(image, np.asarray(Image.open(file)))
-    masked, masks = read_masks(f"twelve:{role}")
-    assert masked == names
-    np.testing.assert_array_equal(masks, dataset.decode(256).select(names).masks)
+    masked = read_masks(f"twelve:{role}")
+    assert masked.ids == names
+    np.testing.assert_array_equal(masked.masks, dataset.decode(256).select(names).masks)
 
 
 @pytest.fixture
@@ -208,9 +212,9 @@ def kvasir():
 
 
 def test_a_role_of_a_named_split(kvasir):
-    assert set(read_images("kvasir-seg:cpd:report").names) == kvasir["test"]
-    assert set(read_images("kvasir-seg:cpd:select").names) == kvasir["val"]
-    assert set(read_images("kvasir-seg:cpd-300:report").names) == kvasir["test"] | kvasir["val"]
+    assert set(read_images("kvasir-seg:cpd:report").ids) == kvasir["test"]
+    assert set(read_images("kvasir-seg:cpd:select").ids) == kvasir["val"]
+    assert set(read_images("kvasir-seg:cpd-300:report").ids) == kvasir["test"] | kvasir["val"]
     assert len(read_images("kvasir-seg:cpd-300:fit")) == 600
 
 
@@ -246,7 +250,7 @@ def test_a_path_comes_before_a_role_and_before_a_key(pictures, monkeypatch):
         found = read_images(name)
         np.testing.assert_array_equal(np.stack(found.images[:]), images)
         assert found.lineage is None
-        assert len(read_masks(name)[0]) == 7
+        assert len(read_masks(name)) == 7
 
 
 KEYS = {
@@ -285,9 +289,9 @@ def test_a_stored_result_by_the_start_of_its_key(store, pictures, start):
     first = 1 if start.startswith("abcdef1") else 0
     found = read_images(start)
     np.testing.assert_array_equal(found.images, images[first:])
-    assert found.names[0] == f"gan/{first}"
+    assert found.ids[0] == f"gan/{first}"
     assert found.lineage[0] == frozenset({f"d/{6 - first}"})
-    np.testing.assert_array_equal(read_masks(start)[1], masks[first:])
+    np.testing.assert_array_equal(read_masks(start).masks, masks[first:])
 
 
 def test_a_key_that_another_result_stands_for(store, pictures):
@@ -344,7 +348,7 @@ def test_stored_results_are_matched_by_lineage_not_by_name(store, pictures, tmp_
 
 def described(names, lineage=None):
     images = np.zeros((len(names), 16, 16, 3), np.uint8)
-    return Pictures(tuple(names), images, None if lineage is None else tuple(map(frozenset, lineage)))
+    return Pictures(tuple(names), images, lineage=None if lineage is None else tuple(map(frozenset, lineage)))
 
 
 @pytest.mark.parametrize(
@@ -409,12 +413,12 @@ def test_samples_are_matched_by_the_lineage_in_their_manifest(sampled, place):
     sources = [manifest["lineages"][row["lineage"]] for row in manifest["pairs"]]
     assert len({tuple(source) for source in sources}) > 2
     made = read_images(str(sampled.parent / place))
-    assert made.names == tuple(f"{i:06d}" for i in range(10))
+    assert made.ids == tuple(f"{i:06d}" for i in range(10))
     assert made.lineage == tuple(map(frozenset, sources))
     real = read_images("twelve:fit" if place == "made" else "twelve")
     split = make_splits(open_dataset("twelve"), {"holdout": {"report": 0.3, "select": 0.1}}, 0)[0]
     assert {name for (name,) in sources} <= {f"twelve/{name}" for name in split.ids("fit")}
-    assert [(real.names[i], j) for i, j in matched(real, made)] == [(name, j) for j, (name,) in enumerate(sources)]
+    assert [(real.ids[i], j) for i, j in matched(real, made)] == [(name, j) for j, (name,) in enumerate(sources)]
 
 
 def test_sifid_of_samples_through_the_command_line(sampled, command):
@@ -444,9 +448,11 @@ def place_with(folder, **pictures):
         for name, content in pictures.items():
             if isinstance(content, bytes):
                 (folder / kind / f"{name}.png").write_bytes(content)
+            elif kind == "images":
+                noise = np.random.default_rng(ord(name)).integers(0, 256, (content[1], content[0], 3), dtype=np.uint8)
+                Image.fromarray(noise).save(folder / kind / f"{name}.png")
             else:
-                mode = "RGB" if kind == "images" else "L"
-                Image.new(mode, content, 255 if kind == "masks" else 0).save(folder / kind / f"{name}.png")
+                Image.new("L", content, 255).save(folder / kind / f"{name}.png")
     return str(folder)
 
 
@@ -497,7 +503,7 @@ def test_one_picture_a_side_is_too_few_for_a_distribution_and_enough_for_the_oth
     assert (answer.code, answer.out) == (1, "")
     assert "one holds one picture; a distribution needs at least two" in answer.err
     answer = command("metrics", "sim", one, one, "--json")
-    assert (answer.json["sim"], answer.json["real-leave-one-out"]) == (1, None)
+    assert (answer.json["sim"], answer.json["sim-real"]) == (1, None)
     answer = command("metrics", "sifid", one, one, "--json", "--device", "cpu")
     assert answer.json["sifid"] == pytest.approx(0, abs=1e-6)
 
@@ -624,13 +630,89 @@ def test_masks_keep_their_order_and_every_problem_its_place(tmp_path):
         mask = np.zeros((8, 8), np.uint8)
         mask.flat[i] = 255
         Image.fromarray(mask).save(tmp_path / "many" / f"{i:02d}.png")
-    names, masks = read_masks(str(tmp_path / "many"))
-    assert names == tuple(f"{i:02d}" for i in range(30))
-    assert masks.dtype == np.uint8
-    assert [int(i) for i in masks.reshape(30, -1).argmax(axis=1)] == list(range(30))
+    found = read_masks(str(tmp_path / "many"))
+    assert found.ids == tuple(f"{i:02d}" for i in range(30))
+    assert found.masks.dtype == np.uint8
+    assert [int(i) for i in found.masks.reshape(30, -1).argmax(axis=1)] == list(range(30))
     for i in (4, 11, 29):
         (tmp_path / "many" / f"{i:02d}.png").write_bytes(b"no mask")
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4).save(tmp_path / "many" / "17.png")
     with pytest.raises(DataError) as caught:
         read_masks(str(tmp_path / "many"))
     assert [Path(problem.split()[0]).stem for problem in caught.value.problems] == ["04", "11", "17", "29"]
+
+
+@pytest.fixture
+def drawn():
+    rng = np.random.default_rng(1)
+    return {f"frame-{i}": (rng.random((12, 10)) < 0.4) for i in range(4)}
+
+
+def write(folder, masks, suffix=".png", high=255, low=0):
+    folder.mkdir()
+    for name, mask in masks.items():
+        Image.fromarray(np.where(mask, high, low).astype(np.uint8)).save(folder / f"{name}{suffix}")
+    return str(folder)
+
+
+def test_predictions_are_matched_by_name_in_any_format_of_any_two_values(tmp_path, drawn):
+    predicted = {name: np.roll(mask, 1, axis=0) for name, mask in drawn.items()}
+    found = read_predictions(
+        write(tmp_path / "p", predicted, ".bmp", 1),
+        write(tmp_path / "t", dict(reversed(drawn.items())), high=200, low=50),
+    )
+    for side, masks in zip(found, (predicted, drawn), strict=True):
+        np.testing.assert_array_equal(np.stack(side), np.stack(list(masks.values())).astype(np.uint8))
+
+
+def test_predictions_of_several_sizes_in_a_zip_as_jpeg_in_colour(tmp_path):
+    smooth = {"a": np.pad(np.ones((16, 16), bool), 24), "b": np.zeros((64, 48), bool)}
+    with zipfile.ZipFile(tmp_path / "true.zip", "w") as archive:
+        for name, mask in smooth.items():
+            picture = tmp_path / f"{name}.jpg"
+            Image.fromarray(np.repeat(np.uint8(mask)[..., None] * 255, 3, axis=2)).save(picture, quality=85)
+            archive.write(picture, f"masks/{name}.jpg")
+            archive.writestr(f"__MACOSX/masks/._{name}.jpg", b"not an image")
+    predicted, true = read_predictions(write(tmp_path / "p", smooth), str(tmp_path / "true.zip"))
+    for one, other, mask in zip(predicted, true, smooth.values(), strict=True):
+        np.testing.assert_array_equal(one, mask)
+        np.testing.assert_array_equal(other, mask)
+
+
+def test_every_problem_of_predictions_is_named_at_once(tmp_path, drawn, command):
+    predicted, true = Path(write(tmp_path / "p", drawn)), write(tmp_path / "t", drawn)
+    (predicted / "frame-0.png").rename(predicted / "frame-O.png")
+    Image.fromarray(np.zeros((5, 10), np.uint8)).save(predicted / "frame-1.png")
+    Image.fromarray(np.arange(120, dtype=np.uint8).reshape(12, 10) * 2).save(predicted / "frame-2.png")
+    (predicted / "frame-3.png").write_bytes(b"broken")
+    answer = command("metrics", "segmentation", str(predicted), true)
+    assert (answer.code, answer.out) == (1, "")
+    assert len(answer.err.splitlines()) == 5
+    assert f"frame-0: {predicted} has no prediction of that name; did you mean 'frame-O'?" in answer.err
+    assert f"frame-O: {true} has no true mask of that name; did you mean 'frame-0'?" in answer.err
+    assert "frame-1: the predicted mask is 10x5 pixels and the true one 10x12" in answer.err
+    assert "frame-2.png is not a binary mask" in answer.err
+    assert "frame-3.png is not a picture that can be read" in answer.err
+
+
+def test_missing_and_empty_places_and_equal_names_of_predictions(tmp_path, drawn):
+    full = write(tmp_path / "full", drawn)
+    with pytest.raises(DataError, match="does not exist"):
+        read_predictions(str(tmp_path / "absent"), full)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no pictures"):
+        read_predictions(str(tmp_path / "empty"), full)
+    (tmp_path / "full" / "again").mkdir()
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "full" / "again" / "frame-0.png")
+    with pytest.raises(DataError, match="have the same name 'frame-0'"):
+        read_predictions(full, full)
+
+
+def test_predictions_are_scored_against_a_dataset_at_their_own_size(temp_study, tmp_path, command):
+    truth = open_dataset("twelve").decode(24)
+    (tmp_path / "made").mkdir()
+    for name, mask in zip(truth.ids, truth.masks, strict=True):
+        Image.fromarray(mask * np.uint8(255)).save(tmp_path / "made" / f"{name.partition('/')[2]}.png")
+    answer = command("metrics", "segmentation", str(tmp_path / "made"), "twelve", "--json")
+    assert answer.code == 0, answer.err
+    assert answer.json["iou"] == {"micro": 1.0, "micro-imagewise": 1.0}

@@ -1,229 +1,112 @@
-"""Segmentation scores against segmentation_models_pytorch, torchmetrics and closed forms."""
+"""How images become one number: sums, means, sizes of polyps, and what has nothing to divide by."""
 
-import io
 import math
-import zipfile
 
 import numpy as np
 import pytest
-import segmentation_models_pytorch as smp
-import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
-from torchmetrics.functional import classification as tm
 
-from harness.errors import DataError
+from harness.metrics.segmentation.mask_batch import MaskBatch
+from harness.metrics.segmentation.overlap import DICE_LOSS, IOU
 from harness.metrics.segmentation.scores import (
-    METRICS,
-    compare_folders,
-    confusion,
-    describe_zero_division,
-    per_image_scores,
-    segmentation_scores,
+    REDUCTIONS,
+    SIZES,
+    fractions,
+    fractions_of_any_size,
+    reduce,
+    reductions_of,
+    size_limits,
+    size_of,
+    sizes,
 )
-
-REFERENCE = {
-    "iou": smp.metrics.iou_score,
-    "f1": smp.metrics.f1_score,
-    "accuracy": smp.metrics.accuracy,
-    "precision": smp.metrics.precision,
-    "recall": smp.metrics.recall,
-}
+from harness.metrics.spec import Fraction, SegmentationMetric, segmentation_metrics
 
 
-@st.composite
-def mask_batches(draw):
-    """Random masks, from empty to full, so that every division by zero happens."""
-    n, h, w = draw(st.integers(1, 6)), draw(st.integers(1, 9)), draw(st.integers(1, 9))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    levels = st.lists(st.sampled_from([0.0, 0.1, 0.5, 1.0]), min_size=n, max_size=n)
-    return tuple(
-        (rng.random((n, h, w)) < np.array(draw(levels))[:, None, None]).astype(np.uint8) for _ in ("predicted", "true")
-    )
-
-
-def reference_stats(predicted, true):
-    return smp.metrics.get_stats(
-        torch.from_numpy(predicted).long()[:, None], torch.from_numpy(true).long()[:, None], mode="binary"
-    )
-
-
-@settings(max_examples=150, deadline=None)
-@given(mask_batches())
-def test_counts_equal_smp(masks):
-    counts = confusion(*masks)
-    assert counts.dtype == np.int64
-    np.testing.assert_array_equal(counts, torch.cat(reference_stats(*masks), dim=1).numpy())
-
-
-@settings(max_examples=150, deadline=None)
-@given(mask_batches(), st.sampled_from([0.0, 1.0, math.nan]))
-def test_scores_equal_smp(masks, zero_division):
-    counts = confusion(*masks)
-    stats = reference_stats(*masks)
-    images, scores = per_image_scores(counts, zero_division), segmentation_scores(counts, zero_division)
-    for name, reference in REFERENCE.items():
-        each = reference(*stats, reduction=None, zero_division=zero_division).numpy()[:, 0]
-        np.testing.assert_allclose(images[name], each, atol=1e-6)
-        expected_mean = each[~np.isnan(each)].mean() if not np.isnan(each).all() else math.nan
-        assert scores[name]["micro-imagewise"] == pytest.approx(expected_mean, abs=1e-6, nan_ok=True)
-        micro = reference(*stats, reduction="micro").item()
-        # smp leaves an undefined micro score nan; ours is zero_division.
-        expected_micro = zero_division if math.isnan(micro) else micro
-        assert scores[name]["micro"] == pytest.approx(expected_micro, abs=1e-6, nan_ok=True)
-
-
-@settings(max_examples=50, deadline=None)
-@given(mask_batches())
-def test_scores_equal_torchmetrics(masks):
-    predicted, true = (torch.from_numpy(m) for m in masks)
-    scores = segmentation_scores(confusion(*masks), zero_division=0.0)
-    functions = {
-        "iou": tm.binary_jaccard_index,
-        "f1": tm.binary_f1_score,
-        "accuracy": tm.binary_accuracy,
-        "precision": tm.binary_precision,
-        "recall": tm.binary_recall,
-    }
-    for name, function in functions.items():
-        assert scores[name]["micro"] == pytest.approx(function(predicted, true).item(), abs=1e-6)
-
-
-@settings(max_examples=50, deadline=None)
-@given(mask_batches(), st.sampled_from([0.0, 1.0]))
-def test_relations_that_always_hold(masks, zero_division):
-    counts = confusion(*masks)
-    assert (counts.sum(axis=1) == masks[0][0].size).all()
-    scores = segmentation_scores(counts, zero_division)
-    assert list(scores) == list(METRICS) == ["iou", "f1", "accuracy", "precision", "recall", "dice-loss"]
-    for name, metric in METRICS.items():
-        assert set(scores[name]) == {"micro", "micro-imagewise"}
-        assert all(metric.lower <= value <= metric.upper for value in scores[name].values())
-    iou = scores["iou"]["micro"]
-    assert scores["f1"]["micro"] == pytest.approx(2 * iou / (1 + iou))
-    for reduction in ("micro", "micro-imagewise"):
-        assert scores["dice-loss"][reduction] == pytest.approx(1 - scores["f1"][reduction])
-    shuffled = np.random.default_rng(0).permutation(len(counts))
-    reordered = segmentation_scores(counts[shuffled], zero_division)
-    assert reordered["iou"] == pytest.approx(scores["iou"])
-
-
-def test_one_image_by_hand():
-    true = np.array([[[1, 1, 0, 0], [1, 1, 0, 0]]], np.uint8)
-    predicted = np.array([[[0, 1, 1, 0], [0, 1, 0, 0]]], np.uint8)
-    counts = confusion(predicted, true)
-    assert counts.tolist() == [[2, 1, 2, 3]]
-    values = {name: each["micro"] for name, each in segmentation_scores(counts).items()}
-    assert values == pytest.approx(
-        {"iou": 2 / 5, "f1": 4 / 7, "accuracy": 5 / 8, "precision": 2 / 3, "recall": 2 / 4, "dice-loss": 3 / 7}
-    )
+def fraction(*pairs):
+    above, below = zip(*pairs, strict=True)
+    return Fraction(np.array(above, float), np.array(below, float))
 
 
 def test_micro_weighs_pixels_and_imagewise_weighs_images():
-    counts = np.array([[90, 10, 0, 0], [0, 1, 0, 99]])
-    iou = segmentation_scores(counts)["iou"]
-    assert iou["micro"] == pytest.approx(90 / 101)
-    assert iou["micro-imagewise"] == pytest.approx((0.9 + 0) / 2)
-
-
-@pytest.mark.parametrize(("zero_division", "expected"), [(1.0, 1.0), (0.0, 0.0), (math.nan, math.nan)])
-def test_all_empty_set_scores_zero_division_in_both_reductions(zero_division, expected):
-    counts = confusion(np.zeros((3, 4, 4), np.uint8), np.zeros((3, 4, 4), np.uint8))
-    scores = segmentation_scores(counts, zero_division)
-    for name in ("iou", "f1", "precision", "recall"):
-        for reduction in ("micro", "micro-imagewise"):
-            assert scores[name][reduction] == pytest.approx(expected, nan_ok=True)
-    assert scores["dice-loss"]["micro"] == pytest.approx(1 - expected, nan_ok=True)
-    assert scores["accuracy"] == {"micro": 1.0, "micro-imagewise": 1.0}
+    found = reduce(IOU, fraction((90, 100), (0, 1)))
+    assert found == pytest.approx({"micro": 90 / 101, "micro-imagewise": (0.9 + 0) / 2})
 
 
 def test_nan_leaves_undefined_images_out_of_the_mean():
-    counts = np.array([[0, 0, 0, 16], [4, 4, 0, 8]])
-    assert segmentation_scores(counts, math.nan)["iou"]["micro-imagewise"] == 0.5
-    assert segmentation_scores(counts, 1.0)["iou"]["micro-imagewise"] == 0.75
-    assert "left out" in describe_zero_division(math.nan)
-    assert "counts as 1" in describe_zero_division(1.0)
+    parts = fraction((0, 0), (4, 8))
+    assert reduce(IOU, parts, math.nan)["micro-imagewise"] == 0.5
+    assert reduce(IOU, parts, 1.0)["micro-imagewise"] == 0.75
+    assert reduce(DICE_LOSS, parts, 1.0)["micro-imagewise"] == 0.25
+    assert reduce(DICE_LOSS, parts, 0.0)["micro-imagewise"] == 0.75
+
+
+def test_a_score_that_leaves_images_out_does_so_whatever_zero_division():
+    metric = SegmentationMetric(
+        name="one", label="One", definition="", fraction=lambda masks: fraction((1, 1)), undefined="left-out"
+    )
+    for zero_division in (0.0, 1.0, math.nan):
+        assert reduce(metric, fraction((0, 0), (1, 4)), zero_division)["micro-imagewise"] == 0.25
+        assert math.isnan(reduce(metric, fraction((0, 0)), zero_division)["micro"])
+
+
+def test_each_size_is_the_mean_over_its_images():
+    parts = fraction((1, 10), (2, 10), (3, 10), (4, 10), (5, 10))
+    found = reduce(IOU, parts, 1.0, ["small", "large", "", "small", "large"])
+    assert found == pytest.approx(
+        {"micro": 0.3, "micro-imagewise": 0.3, "micro-imagewise-small": 0.25, "micro-imagewise-medium": math.nan,
+         "micro-imagewise-large": 0.35},
+        nan_ok=True,
+    )  # fmt: skip
+
+
+def test_terciles_part_the_polyps_of_the_fit_role_into_thirds_and_leave_empty_masks_out():
+    areas = np.random.default_rng(0).permutation(np.r_[np.zeros(7), np.arange(1, 301) / 1000])
+    found = sizes(areas, size_limits(areas))
+    assert [found.count(size) for size in (*SIZES, "")] == [100, 100, 100, 7]
+    by_size = [areas[np.array(found) == size] for size in SIZES]
+    assert by_size[0].max() < by_size[1].min() <= by_size[1].max() < by_size[2].min()
+    assert set(areas[np.array(found) == ""]) == {0.0}
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.lists(st.floats(0, 1), max_size=30))
+def test_every_polyp_has_one_size_and_only_polyps_have(areas, fit):
+    found = sizes(np.array(areas), size_limits(np.array(fit)))
+    assert all((size in SIZES) == (area > 0) for size, area in zip(found, areas, strict=True))
+    order = [SIZES.index(size) for _, size in sorted(zip(areas, found, strict=True)) if size]
+    assert order == sorted(order)
+
+
+def test_names_of_reductions_lead_back_to_their_sizes():
+    assert [size_of(name) for name in REDUCTIONS] == ["", "", *SIZES]
+    assert reductions_of(IOU) == list(REDUCTIONS)
+    without = [metric for metric in segmentation_metrics().values() if not metric.micro]
+    assert all(reductions_of(metric) == [name for name in REDUCTIONS if name != "micro"] for metric in without)
+    assert all(metric.reduction in reductions_of(metric) for metric in segmentation_metrics().values())
 
 
 def test_wrong_arguments_are_refused():
-    ones = np.ones((1, 2, 2), np.uint8)
-    with pytest.raises(ValueError, match=r"\(1, 2, 2\) and \(1, 2, 3\)"):
-        confusion(ones, np.ones((1, 2, 3), np.uint8))
-    with pytest.raises(ValueError, match="predicted must hold 0 and 1 only"):
-        confusion(ones * 255, ones)
     with pytest.raises(ValueError, match=r"1, 0 or nan, got 0\.5"):
-        per_image_scores(confusion(ones, ones), 0.5)
+        reduce(IOU, fraction((1, 2)), 0.5)
     with pytest.raises(ValueError, match="at least one image"):
-        segmentation_scores(np.zeros((0, 4), np.int64))
+        reduce(IOU, Fraction(np.zeros(0), np.zeros(0)))
+    ones = np.ones((3, 2, 2), np.uint8)
+    odd = SegmentationMetric(name="odd", label="Odd", definition="", fraction=lambda masks: fraction((1, 1)))
+    with pytest.raises(ValueError, match=r"odd must return a numerator and a denominator for each of 3 images"):
+        fractions(MaskBatch(ones, ones), [odd])
 
 
-def test_counts_do_not_overflow_on_many_pixels():
-    ones = np.ones((1, 600, 600), bool)
-    assert confusion(ones, ones).tolist() == [[360_000, 0, 0, 0]]
-
-
-@pytest.fixture
-def masks():
-    rng = np.random.default_rng(1)
-    return {f"frame-{i}": (rng.random((12, 10)) < 0.4) for i in range(4)}
-
-
-def write(folder, masks, suffix=".png", high=255, low=0):
-    folder.mkdir()
-    for name, mask in masks.items():
-        Image.fromarray(np.where(mask, high, low).astype(np.uint8)).save(folder / f"{name}{suffix}")
-    return folder
-
-
-def test_folders_score_as_their_arrays_do(tmp_path, masks):
-    predicted = {name: np.roll(mask, 1, axis=0) for name, mask in masks.items()}
-    expected = segmentation_scores(confusion(np.stack(list(predicted.values())), np.stack(list(masks.values()))))
-    # Any two values, any format, any order of files.
-    found = compare_folders(
-        write(tmp_path / "p", predicted, ".bmp", 1),
-        write(tmp_path / "t", dict(reversed(masks.items())), high=200, low=50),
-    )
-    assert found == expected
-
-
-def test_zip_and_jpeg_and_colour_are_read(tmp_path, masks):
-    smooth = {"a": np.pad(np.ones((16, 16), bool), 24), "b": np.zeros((64, 64), bool)}
-    with zipfile.ZipFile(tmp_path / "true.zip", "w") as archive:
-        for name, mask in smooth.items():
-            stream = io.BytesIO()
-            Image.fromarray(np.repeat(np.uint8(mask)[..., None] * 255, 3, axis=2)).save(stream, "JPEG", quality=85)
-            archive.writestr(f"masks/{name}.jpg", stream.getvalue())
-            archive.writestr(f"__MACOSX/masks/._{name}.jpg", b"not an image")
-    scores = compare_folders(write(tmp_path / "p", smooth), tmp_path / "true.zip")
-    assert scores["iou"] == {"micro": 1.0, "micro-imagewise": 1.0}
-
-
-def test_every_problem_is_named_at_once(tmp_path, masks):
-    predicted, true = write(tmp_path / "p", masks), write(tmp_path / "t", masks)
-    (predicted / "frame-0.png").rename(predicted / "frame-O.png")
-    Image.fromarray(np.zeros((5, 10), np.uint8)).save(predicted / "frame-1.png")
-    Image.fromarray(np.arange(120, dtype=np.uint8).reshape(12, 10) * 2).save(predicted / "frame-2.png")
-    (predicted / "frame-3.png").write_bytes(b"broken")
-    with pytest.raises(DataError) as caught:
-        compare_folders(predicted, true)
-    text = "\n".join(caught.value.problems)
-    assert len(caught.value.problems) == 5
-    assert f"frame-0: {predicted} has no prediction of that name; did you mean 'frame-O'?" in text
-    assert f"frame-O: {true} has no true mask of that name; did you mean 'frame-0'?" in text
-    assert "frame-1: the predicted mask is 10x5 pixels and the true one 10x12" in text
-    assert "frame-2.png is not a mask: it has 120 grey values" in text
-    assert "frame-3.png is not an image that can be read" in text
-
-
-def test_missing_and_empty_places_and_equal_names(tmp_path, masks):
-    full = write(tmp_path / "full", masks)
-    with pytest.raises(DataError, match="does not exist"):
-        compare_folders(tmp_path / "absent", full)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no masks"):
-        compare_folders(tmp_path / "empty", full)
-    (full / "again").mkdir()
-    Image.fromarray(np.zeros((4, 4), np.uint8)).save(full / "again" / "frame-0.png")
-    with pytest.raises(DataError, match="have the same name 'frame-0'"):
-        compare_folders(full, full)
+def test_masks_of_several_sizes_score_as_they_do_size_by_size():
+    draw = np.random.default_rng(3)
+    shapes = [(8, 8), (9, 12), (8, 8), (20, 6)]
+    predicted, true = ([(draw.random(shape) < 0.4).astype(np.uint8) for shape in shapes] for _ in range(2))
+    metrics = list(segmentation_metrics().values())
+    found = fractions_of_any_size(predicted, true, metrics, 0.1)
+    for metric in metrics:
+        alone = [
+            fractions(MaskBatch(p[None], t[None], 0.1 * max(t.shape)), [metric])[metric.name]
+            for p, t in zip(predicted, true, strict=True)
+        ]
+        together = reduce(metric, found[metric.name])
+        joined = Fraction(*(np.concatenate(parts) for parts in zip(*alone, strict=True)))
+        assert together == pytest.approx(reduce(metric, joined), nan_ok=True)

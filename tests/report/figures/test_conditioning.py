@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from harness.data.overlay import TRUTH_COLOUR
 from harness.data.pairs import PairSet
 from harness.report.figures import conditioning as drawing
-from harness.report.format import FIGURES
 from harness.results.schema import CheckpointSamples, ClosestMasks, Measured, Variations
 
 
@@ -29,13 +29,6 @@ def images(*levels: int) -> NDArray[np.uint8]:
     return np.stack([np.full((8, 8, 3), level, np.uint8) for level in levels])
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    found: list[Any] = []
-    monkeypatch.setattr(drawing, "save", lambda figure, stem: found.append(figure))
-    return found
-
-
 def shown(figure: Any, columns: int) -> list[list[int | None]]:
     """Of each place the grey level of the last row; of a mask, minus its white rows."""
 
@@ -49,29 +42,32 @@ def shown(figure: Any, columns: int) -> list[list[int | None]]:
     return [[value(axis) for axis in row] for row in np.array(figure.axes).reshape(-1, columns)]
 
 
-def test_real_masks_stand_above_generated_ones(study: Any, drawn: list[Any], tmp_path: Any) -> None:
+def test_real_masks_stand_above_generated_ones(study: Any) -> None:
     real = PairSet.real(images(1, 2, 3), masks(1, 2, 3), ["a", "b", "c"])
     results = replace(study({"real=all": 0.0}), real=real, masks={"squares": masks(*range(1, 9)), "none": masks()})
-    assert drawing.masks_figure(results, tmp_path / "m")
-    assert shown(drawn[0], 6) == [[-1, -2, -3, None, None, None], [-1, -2, -3, -4, -5, -6]]
-    assert [axis.get_ylabel() for axis in drawn[0].axes[::6]] == ["real", "squares"]
-    assert not drawing.masks_figure(replace(results, masks={}), tmp_path / "n")
+    figure = drawing.masks_figure(results)
+    assert shown(figure, 6) == [[-1, -2, -3, None, None, None], [-1, -2, -3, -4, -5, -6]]
+    assert [axis.get_ylabel() for axis in figure.axes[::6]] == ["real", "squares"]
+    assert drawing.masks_figure(replace(results, masks={})) is None
 
 
-def test_a_mask_stands_above_the_most_similar_real_one_with_its_sim(drawn: list[Any], tmp_path: Any) -> None:
+def test_a_mask_stands_above_the_most_similar_real_one_with_its_sim() -> None:
     closest = ClosestMasks(masks(1, 2, 3), masks(4, 5, 6), np.array([0.95, 0.8765, 1.0]))
-    assert drawing.closest_masks_figure(Measured("squares", 0, closest_masks=closest), tmp_path / "c")
-    assert shown(drawn[0], 3) == [[-1, -2, -3], [-4, -5, -6]]
-    assert [axis.get_title() for axis in drawn[0].axes[:3]] == ["0.950", "0.876", "1.000"]
-    assert not drawing.closest_masks_figure(Measured("squares", 0), tmp_path / "d")
+    figure = drawing.closest_masks_figure(Measured("squares", 0, closest_masks=closest))
+    assert shown(figure, 3) == [[-1, -2, -3], [-4, -5, -6]]
+    assert [axis.get_title() for axis in figure.axes[:3]] == ["0.950", "0.876", "1.000"]
+    assert drawing.closest_masks_figure(Measured("squares", 0)) is None
 
 
-def test_images_stand_right_of_the_mask_that_they_were_made_for(drawn: list[Any], tmp_path: Any) -> None:
+def test_images_stand_right_of_the_mask_that_they_were_made_for() -> None:
     made = np.stack([images(11, 12, 13), images(21, 22, 23)])
-    assert drawing.variations_figure(Variations("both", masks(1, 2), made), tmp_path / "v")
-    assert shown(drawn[0], 4) == [[-1, 11, 12, 13], [-2, 21, 22, 23]]
-    assert drawing.variations_figure(Variations("both", masks(1, 2), made, np.array([0.25, 0.5])), tmp_path / "w")
-    assert [axis.get_ylabel() for axis in drawn[1].axes[::4]] == ["0.250", "0.500"]
+    figure = drawing.variations_figure(Variations("both", masks(1, 2), made))
+    assert shown(figure, 4) == [
+        [-1, 11, 12, 13],
+        [-2, 21, 22, 23],
+    ]
+    figure = drawing.variations_figure(Variations("both", masks(1, 2), made, np.array([0.25, 0.5])))
+    assert [axis.get_ylabel() for axis in figure.axes[::4]] == ["0.250", "0.500"]
 
 
 def checkpoints(part: str, steps: tuple[int, ...], chosen: int) -> CheckpointSamples:
@@ -80,20 +76,18 @@ def checkpoints(part: str, steps: tuple[int, ...], chosen: int) -> CheckpointSam
 
 
 @pytest.mark.parametrize(("part", "first"), [("images", [[-3], [-4]]), ("masks", [[], []])])
-def test_a_row_is_a_seed_and_a_column_a_checkpoint(
-    part: str, first: list[list[int]], drawn: list[Any], tmp_path: Any
-) -> None:
-    assert drawing.checkpoints_figure(checkpoints(part, (0, 50, 100), 50), tmp_path / "c")
+def test_a_row_is_a_seed_and_a_column_a_checkpoint(part: str, first: list[list[int]]) -> None:
+    figure = drawing.checkpoints_figure(checkpoints(part, (0, 50, 100), 50))
     rest: list[None] = [None] * (2 - len(first[0]))
-    assert shown(drawn[0], 5) == [[*first[0], 1, 11, 21, *rest], [*first[1], 2, 12, 22, *rest]]
-    titles = [axis.get_title() for axis in drawn[0].axes[:5] if axis.get_title()]
+    assert shown(figure, 5) == [[*first[0], 1, 11, 21, *rest], [*first[1], 2, 12, 22, *rest]]
+    titles = [axis.get_title() for axis in figure.axes[:5] if axis.get_title()]
     assert titles == [*(["mask"] if first[0] else []), "0", "50\nchosen", "100"]
 
 
-def test_masks_of_pairs_are_outlined(drawn: list[Any], tmp_path: Any) -> None:
-    assert drawing.checkpoints_figure(checkpoints("pairs", (1, 2, 3), 3), tmp_path / "c")
-    picture = np.asarray(drawn[0].axes[0].images[0].get_array())
-    green = (picture == drawing.TRUTH).all(axis=-1)
+def test_masks_of_pairs_are_outlined() -> None:
+    figure = drawing.checkpoints_figure(checkpoints("pairs", (1, 2, 3), 3))
+    picture = np.asarray(figure.axes[0].images[0].get_array())
+    green = (picture == TRUTH_COLOUR).all(axis=-1)
     assert green[2].all()
     assert not green[3:].any()
 
@@ -107,7 +101,3 @@ def test_of_many_checkpoints_the_first_the_last_and_the_chosen_are_shown(count: 
     assert len(found) == min(count, most)
     assert {0, count - 1, steps.index(chosen)} <= set(found)
     assert max(np.diff(found), default=1) <= 2 * -(-(count - 1) // (most - 1)) + 1
-
-
-def test_the_figures_have_names_that_a_study_can_ask_for() -> None:
-    assert {"masks", "closest-masks", "variations", "checkpoints"} <= set(FIGURES)

@@ -58,7 +58,7 @@ def _sized(results, fit: int):
             fit if r.startswith("real=all") else n
             for r, n in zip(results.rows["recipe"], results.rows["real"], strict=True)
         ],
-        seen=[fit if n == 700 else n for n in results.rows["seen"]],
+        n_fit=[fit if n == 700 else n for n in results.rows["n_fit"]],
     )
     return replace(results, rows=rows, facts={**results.facts, "roles": {"fit": fit, "report": 333}})
 
@@ -152,7 +152,7 @@ def test_a_missing_run_is_a_hole_beside_the_printed_number(study, lose, one_row,
 def on(rows, number: int):
     """Rows of a generator that was fitted on so many real images."""
     cell = f"{rows[0]['generator']} on {number} real"
-    return [row | {"cell": cell, "real": number, "seen": number} for row in rows]
+    return [row | {"cell": cell, "real": number, "n_fit": number} for row in rows]
 
 
 def test_table_1_is_matched_by_the_weights_of_content_and_style(study, add_rows, fidelity_rows, beside):

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
-from subprocess import run
+import math
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from harness.report.figures import fidelity as fidelity_figures
-from harness.report.figures.fidelity import draw_selection, selection_figure
-from harness.report.tables.selection import selection_table, selection_tables
+from harness.report.figures.fidelity import selection_figure
+from harness.report.figures.style import save
+from harness.report.tables.selection import selection_tables
 
 RECIPES = {"real=100": 0.0, "real=100,dcgan=300": 0.1}
-ROWS = [
-    {"step": 0, "fid": 140.14, "sim": 0.8822, "problem": ""},
-    {"step": 500, "fid": None, "sim": 0.9, "problem": "constant"},
-    {"step": 1000, "fid": 87.826, "sim": 0.9165, "problem": ""},
-]
+
+
+@pytest.fixture
+def selected(study, add_rows, selection_rows):
+    """A selection of three checkpoints by two metrics, one of which cannot be chosen."""
+
+    def of(chosen: int, points=None):
+        points = points or {
+            0: {"fid": 140.14, "sim": 0.8822},
+            500: {"fid": math.nan, "sim": 0.9},
+            1000: {"fid": 87.826, "sim": 0.9165},
+        }
+        return add_rows(study(RECIPES), selection_rows("dcgan pairs", points, chosen, {500: "constant"}))
+
+    return of
 
 
 def shown(table) -> list[list[str]]:
@@ -68,20 +77,20 @@ def test_a_selection_without_a_result_is_a_hole(study, add_rows, selection_rows)
     assert "incomplete 0/1" in table.caption
 
 
-def test_the_stage_gets_the_same_table_of_its_rows():
-    table = selection_table(ROWS, 1000, ["fid", "sim"])
+def test_what_cannot_be_chosen_is_said_and_numbers_are_kept_in_full(selected):
+    (table,) = selection_tables(selected(1000))
     assert shown(table)[1:] == [
         ["500", "–", "0.9000", "cannot be chosen: constant"],
         ["**1000**", "**87.83**", "**0.9165**", "**chosen**"],
     ]
     records = list(csv.DictReader(io.StringIO(table.csv())))
-    assert records[1] == {"step": "500", "fid": "", "sim": "0.9", "chosen": "False", "problem": "constant"}
+    assert records[1] == {"fold": "0", "step": "500", "fid": "", "sim": "0.9", "chosen": "False", "problem": "constant"}
     assert records[2]["fid"] == "87.826"
 
 
-def test_nothing_is_chosen_when_nothing_can_be():
-    rows = [{"step": 1, "fid": None, "problem": "not a number"}]
-    assert shown(selection_table(rows, None, ["fid"])) == [["1", "–", "cannot be chosen: not a number"]]
+def test_nothing_is_chosen_when_nothing_can_be(selected):
+    (table,) = selection_tables(selected(-1, {500: {"fid": math.nan}}))
+    assert shown(table) == [["500", "–", "cannot be chosen: constant"]]
 
 
 def blue(path) -> int:
@@ -90,55 +99,43 @@ def blue(path) -> int:
     return int((np.abs(pixels - (0x00, 0x72, 0xB2)).sum(axis=2) < 30).sum())
 
 
-def test_the_chosen_step_is_a_larger_mark(tmp_path):
-    draw_selection(ROWS, 1000, ["fid", "sim"], tmp_path / "chosen")
-    draw_selection(ROWS, None, ["fid", "sim"], tmp_path / "none")
+def test_the_chosen_step_is_a_larger_mark(selected, tmp_path):
+    save(selection_figure(selected(1000)), tmp_path / "chosen")
+    save(selection_figure(selected(-1)), tmp_path / "none")
     assert blue(tmp_path / "chosen.png") > blue(tmp_path / "none.png") + 500
     assert (tmp_path / "chosen.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_what_cannot_be_chosen_is_a_cross_and_on_no_line(monkeypatch, tmp_path):
-    figures = []
-    monkeypatch.setattr(fidelity_figures, "save", lambda figure, stem: figures.append(figure))
-    draw_selection(ROWS, 1000, ["fid", "sim"], tmp_path / "s")
+def test_what_cannot_be_chosen_is_a_cross_and_on_no_line(selected):
+    figure = selection_figure(selected(1000))
     fid, sim = (
         {line.get_marker() + line.get_linestyle(): line for line in axis.get_lines() if len(line.get_xdata())}
-        for axis in figures[0].axes
+        for axis in figure.axes
     )
     assert list(fid["o-"].get_xdata()) == list(sim["o-"].get_xdata()) == [0, 1000]
     assert list(fid["oNone"].get_xdata()) == list(sim["oNone"].get_xdata()) == [1000]
     assert list(sim["xNone"].get_xydata()[0]) == [500, 0.9]
-    assert fid["xNone"].get_transform() == figures[0].axes[0].get_xaxis_transform()  # no value: on the axis
-    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["chosen", "cannot be chosen"]
+    assert fid["xNone"].get_transform() == figure.axes[0].get_xaxis_transform()  # no value: on the axis
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["chosen", "cannot be chosen"]
 
 
 def test_drawing_twice_gives_the_same_bytes(measured_study, tmp_path):
     for stem in ("a", "b"):
-        assert selection_figure(measured_study, tmp_path / stem)
+        assert save(selection_figure(measured_study), tmp_path / stem)
     for ending in ("png", "pdf"):
         assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
 
 
-def test_no_selection_is_no_figure(study, tmp_path):
-    assert not selection_figure(study(RECIPES), tmp_path / "s")
+def test_no_selection_is_no_figure(study):
+    assert selection_figure(study(RECIPES)) is None
     assert selection_tables(study(RECIPES)) == []
-    assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("module", ["harness.report.figures.fidelity", "harness.report.tables.selection"])
-def test_a_stage_imports_nothing_heavy_with_them(module):
-    code = f"import sys, {module}; print(sorted({{'torch', 'pandas', 'matplotlib'}} & set(sys.modules)))"
-    done = run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize("problem", ["", "constant"])
-def test_panels_fill_the_figure_whether_or_not_something_cannot_be_chosen(monkeypatch, tmp_path, problem):
-    figures = []
-    monkeypatch.setattr(fidelity_figures, "save", lambda figure, stem: figures.append(figure))
-    rows = [{"step": i, "fid": 400.0 - i, "sim": 0.5 + i / 10, "problem": problem if i == 1 else ""} for i in range(4)]
-    draw_selection(rows, 3, ["fid", "sim"], tmp_path / "s")
-    figures[0].canvas.draw()
-    heights = [axis.get_position().height for axis in figures[0].axes]
+@pytest.mark.parametrize("second", [1, 500])
+def test_panels_fill_the_figure_whether_or_not_something_cannot_be_chosen(selected, second):
+    steps = (0, second, 502, 503)
+    figure = selection_figure(selected(503, {i: {"fid": 400.0 - i, "sim": 0.5 + i / 1000} for i in steps}))
+    figure.canvas.draw()
+    heights = [axis.get_position().height for axis in figure.axes]
     assert min(heights) > 0.25
     assert sum(heights) > 0.6
