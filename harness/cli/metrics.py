@@ -466,6 +466,7 @@ def _stored_segmenter(
     Raises:
         DataError: no train result, or several, have a key that starts so; or it has seen all real pairs.
     """
+    from harness.engine.stages.train import TrainStage
     from harness.learning.judge import TrainedSegmenter
     from harness.plugins.registry import load_plugin
     from harness.store.results import Store
@@ -476,8 +477,8 @@ def _stored_segmenter(
     (result,) = found
     attached = result.record["runtime"]
     judge = load_plugin("segmenters", attached["target"]).create(**attached["plugin-parameters"])
-    seen = json.loads((result.folder / "seen.json").read_text())
-    unseen = [name for name in real.ids if name not in seen]
+    trained = TrainStage.read(result)
+    unseen = [name for name in real.ids if name not in trained.seen]
     if not unseen:
         raise DataError(
             f"The segmenter {key!r} has seen all {len(real)} real pairs, so they do not show how far agreement can go; "
@@ -485,11 +486,10 @@ def _stored_segmenter(
         )
     facts = {
         "segmenter": {"plugin": attached["target"], **attached["plugin-parameters"]},
-        "trained-on": result.values["training-pairs"],
-        "steps": result.values["steps"],
-        "best-step": result.values["best-step"],
-        "selection-iou": result.values["best-score"],
+        "trained-on": trained.n_pairs,
+        "steps": trained.steps,
+        "best-step": trained.best_step,
+        "selection-iou": trained.best_score,
         "notes": f"Trained as {result.record['label']!r}.",
     }
-    weights = result.folder / result.values["weights"]
-    return TrainedSegmenter.load(judge, weights, device), real.select(unseen), facts
+    return TrainedSegmenter.load(judge, trained.weights, device), real.select(unseen), facts
