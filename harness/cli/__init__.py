@@ -10,7 +10,7 @@ import typer
 
 from harness.errors import HarnessError
 
-#: Groups of commands, one module of this package each, with what they are for.
+#: Groups of commands, one module of this package each, with what they are for; a single one is its ``command``.
 GROUPS: dict[str, str] = {
     "study": "Declared studies: list, show, plan, run, status.",
     "data": "Datasets: import, list, show, check, split, export.",
@@ -21,6 +21,7 @@ GROUPS: dict[str, str] = {
     "store": "Stage results: du, gc, verify, explain.",
     "report": "Reports: render, list, compare.",
     "track": "MLflow: sync.",
+    "verdict": "Verdicts on any table of scores.",
     "doctor": "Check this machine and this installation.",
 }
 
@@ -53,7 +54,11 @@ def build(group: str | None) -> typer.Typer:
 
     for name, summary in GROUPS.items():
         if name == group:
-            app.add_typer(importlib.import_module(f"harness.cli.{name}").app, name=name, help=summary)
+            module = importlib.import_module(f"harness.cli.{name}")
+            if hasattr(module, "command"):
+                app.command(name)(module.command)
+            else:
+                app.add_typer(module.app, name=name, help=summary)
         else:
             app.add_typer(typer.Typer(), name=name, help=summary, invoke_without_command=True)
     return app

@@ -15,7 +15,8 @@ from harness.plugins.contract import Generator, Kind
 from harness.plugins.registry import load_plugin, registry
 from harness.study.expand import expand_recipes
 from harness.study.find import study_folders
-from harness.study.schema import ROLES, GeneratorUse, PerReal, PluginUse, Study, TrainingSets
+from harness.study.recipes import Recipe
+from harness.study.schema import ROLES, Compare, GeneratorUse, PerReal, PluginUse, Study, TrainingSets
 from harness.study.yaml_document import Document, Location
 
 
@@ -50,7 +51,10 @@ def _is_tag(document: Document, parent: Location, key: str | int) -> bool:
     """Tell pydantic's own union tags (such as ``literal['all']``) in a location from keys of the document."""
     return (
         isinstance(key, str)
-        and (key.startswith(("literal[", "function-")) or key in ("int", "constrained-int", "plain", "each"))
+        and (
+            key.startswith(("literal[", "function-"))
+            or key in ("int", "constrained-int", "plain", "each", "one", "several")
+        )
         and ((*parent, key) not in document.origins)
     )
 
@@ -222,18 +226,42 @@ def _check_recipes(study: Study, report: Any) -> None:
         if 0 in entry.real and (not entry.synthetic or any(0 in entry.counts(name) for name in entry.synthetic)):
             report(("train", i), "describes an empty training set; say how many real or synthetic pairs")
         _check_what_is_seen(study, i, entry, report)
-    if study.compare.against is not None:
-        wanted = study.compare.against.recipe()
-        if wanted not in recipes:
-            report(
-                ("compare", "against"),
-                f"no training set {wanted.label!r}{nearest(wanted.label, [r.label for r in recipes])}; "
-                f"there are: {', '.join(r.label for r in recipes if not r.control)}",
-            )
+    for place, compare in _compared(study):
+        _check_rival(study, recipes, place, compare, report)
     if "report" not in study.evaluate.on and study.train and not any(o not in ROLES for o in study.evaluate.on):
         report(
             ("evaluate", "on"),
             f"scores only {', '.join(study.evaluate.on)}; the report role is where results come from",
+        )
+
+
+def _compared(study: Study) -> Iterator[tuple[Location, Compare]]:
+    """Yield each comparison with its place in the declaration."""
+    alone = isinstance(study.compare, Compare)
+    for i, compare in enumerate(study.comparisons):
+        yield ("compare",) if alone else ("compare", i), compare
+
+
+def _check_rival(study: Study, recipes: list[Recipe], place: Location, compare: Compare, report: Any) -> None:
+    """Check that there is what recipes are compared with."""
+    against = compare.against
+    if against is None:
+        return
+    where = (*place, "against")
+    if against.control:
+        if against.control not in study.controls.arms:
+            report(where, f"no control {against.control!r} in this study; declared: {', '.join(study.controls.arms)}")
+    elif against.generator:
+        if against.generator not in study.generators:
+            allowed = list(study.generators)
+            known = f"declared: {', '.join(allowed) or 'none'}"
+            report(where, f"no generator {against.generator!r}{nearest(against.generator, allowed)}; {known}")
+    elif against.recipe() not in recipes:
+        wanted = against.recipe().label
+        report(
+            where,
+            f"no training set {wanted!r}{nearest(wanted, [r.label for r in recipes])}; "
+            f"there are: {', '.join(r.label for r in recipes if not r.control)}",
         )
 
 
@@ -307,14 +335,15 @@ def _check_scores(study: Study, report: Any) -> None:
         report(("evaluate", "metrics", i), sentence)
     kinds = {name: ["imagewise", "micro"] if segmentation_metric(name).micro else ["imagewise"] for name in names}
     allowed = [f"{name}-{kind}" for name, found in kinds.items() for kind in found]
-    wanted = study.compare.metric
-    if wanted not in allowed:
-        sentence = f"no metric {wanted!r}{nearest(wanted, allowed)}; allowed: {', '.join(allowed)}"
-        report(("compare", "metric"), sentence)
-    elif not unknown and study.train:
-        metric = segmentation_metric(study.compare.primary[0])
-        if metric not in scored_metrics(study.evaluate.metrics):
-            report(("compare", "metric"), f"{metric.name} is not computed; add it to evaluate.metrics")
+    for place, compare in _compared(study):
+        wanted = compare.metric
+        if wanted not in allowed:
+            sentence = f"no metric {wanted!r}{nearest(wanted, allowed)}; allowed: {', '.join(allowed)}"
+            report((*place, "metric"), sentence)
+        elif not unknown and study.train:
+            metric = segmentation_metric(compare.primary[0])
+            if metric not in scored_metrics(study.evaluate.metrics):
+                report((*place, "metric"), f"{metric.name} is not computed; add it to evaluate.metrics")
 
 
 def with_own_names(study: Study) -> Study:
@@ -322,8 +351,11 @@ def with_own_names(study: Study) -> Study:
     from harness.metrics.spec import segmentation_names
 
     names = segmentation_names()
-    metric, _, kind = study.compare.metric.rpartition("-")
-    compare = study.compare.model_copy(update={"metric": f"{names[metric]}-{kind}"})
+    named = []
+    for one in study.comparisons:
+        metric, _, kind = one.metric.rpartition("-")
+        named.append(one.model_copy(update={"metric": f"{names[metric]}-{kind}"}))
+    compare = named[0] if isinstance(study.compare, Compare) else tuple(named)
     scores = study.evaluate.metrics
     own = None if scores is None else tuple(dict.fromkeys(names[name] for name in scores))
     return study.model_copy(update={"compare": compare, "evaluate": study.evaluate.model_copy(update={"metrics": own})})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from harness.engine.comparisons import comparisons
 from harness.engine.graph import Plan
 from harness.engine.rows import Rows, image_table
 from harness.engine.shown import Shown
@@ -11,9 +12,8 @@ from harness.engine.stored import StoredResults
 from harness.metrics.segmentation.boundary import in_pixels
 from harness.plugins.contract import Kind
 from harness.plugins.registry import load_plugin
-from harness.results.schema import COLUMNS, Comparison, Pipeline, Plugged, StudyResults
+from harness.results.schema import COLUMNS, Pipeline, Plugged, StudyResults
 from harness.store.results import Store
-from harness.study.recipes import Recipe
 from harness.study.schema import PluginUse
 
 
@@ -30,7 +30,7 @@ def collect(plan: Plan, store: Store, command: str = "") -> StudyResults:
     stored = StoredResults(plan, store)
     shown = Shown(stored)
     study = plan.loaded.study
-    metric, reduction = study.compare.primary
+    primary, *secondary = comparisons(study, plan.recipes)
     cells = {(c.segmenter, c.recipe.label, c.seed, c.fold, c.dataset, c.role): c for c in plan.cells}
     return StudyResults(
         name=plan.loaded.name,
@@ -38,7 +38,8 @@ def collect(plan: Plan, store: Store, command: str = "") -> StudyResults:
         profile=plan.loaded.profile,
         rows=pd.DataFrame(Rows(stored).all(), columns=list(COLUMNS)),
         images=image_table(stored),
-        comparison=Comparison(_baselines(plan), metric, reduction),
+        comparison=primary,
+        secondary=secondary,
         recipes=[recipe.label for recipe in plan.recipes],
         segmenters=plan.segmenters,
         generators=list(study.generators),
@@ -80,22 +81,6 @@ def _pipelines(plan: Plan) -> dict[str, Pipeline]:
     }
 
 
-def _baselines(plan: Plan) -> dict[str, str]:
-    """Return the baseline of each recipe: the declared one, or the same real pairs without synthetic ones.
-
-    A recipe without real pairs that says what its generators see is compared with those.
-    """
-    against = plan.loaded.study.compare.against
-    labels = {recipe.label for recipe in plan.recipes}
-    found = {}
-    for recipe in plan.recipes:
-        alone = Recipe(recipe.n_fit if recipe.real == 0 and recipe.n_fit else recipe.real)
-        baseline = alone if against is None else against.recipe()
-        if baseline.label in labels and baseline.label != recipe.label:
-            found[recipe.label] = baseline.label
-    return found
-
-
 def _selection_networks(stored: StoredResults) -> dict[str, str]:
     """Return the network that the checkpoints of each selected part were scored with."""
     found = {}
@@ -125,7 +110,7 @@ def _facts(stored: StoredResults) -> dict[str, Any]:
     )
     role = "report" if study.protocol == "published" else "select"
     training = {
-        "seeds": list(study.seeds),
+        "seeds": list(study.replicate_seeds),
         "budget": budget,
         "selection": f"best of {study.budget.validations} checkpoints by mean IoU on the {role} images",
         "zero_division": study.evaluate.zero_division,

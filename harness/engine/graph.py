@@ -12,6 +12,7 @@ from harness.plugins.fingerprint import code_of, code_of_module
 from harness.store.results import digest
 from harness.study.loaded import LoadedStudy
 from harness.study.recipes import Recipe
+from harness.study.replicates import Draw
 from harness.study.schema import PluginUse
 
 if TYPE_CHECKING:
@@ -60,16 +61,39 @@ class Stage:
 
 @dataclass(frozen=True)
 class Cell:
-    """One trained segmenter and one of its scores: what the results table has rows for."""
+    """One trained segmenter and one of its scores: what the results table has rows for.
+
+    Attributes:
+        segmenter: its label.
+        recipe: of its training set.
+        draw: which replicate it is of, and what that has of its own.
+        dataset: that it is scored on.
+        role: whose images of that.
+        train: key of its training.
+        evaluate: key of its scores.
+        pools: keys of the pools that it learns from.
+        fits: keys of the fits behind them that learned something.
+    """
 
     segmenter: str
     recipe: Recipe
-    seed: int
-    fold: int
+    draw: Draw
     dataset: str
     role: str
     train: str
     evaluate: str
+    pools: tuple[str, ...] = ()
+    fits: tuple[str, ...] = ()
+
+    @property
+    def seed(self) -> int:
+        """Number of the replicate; with seeds of one's own, its seed."""
+        return self.draw.replicate
+
+    @property
+    def fold(self) -> int:
+        """Fold of the split."""
+        return self.draw.fold
 
     @property
     def label(self) -> str:
@@ -93,6 +117,7 @@ class Pool:
         fidelity: key of the stage that measures it, or empty.
         control: whether it is one of a control arm.
         makes: ``pairs``, or ``masks`` alone, whose images are the masks as grey pictures.
+        fits: keys of the fits that learned something.
     """
 
     generator: str
@@ -105,6 +130,7 @@ class Pool:
     fidelity: str
     control: bool
     makes: str = "pairs"
+    fits: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:

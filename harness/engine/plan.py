@@ -15,6 +15,7 @@ from harness.plugins.registry import load_plugin
 from harness.study.expand import expand_recipes
 from harness.study.loaded import LoadedStudy
 from harness.study.recipes import Recipe
+from harness.study.replicates import Draw
 from harness.study.schema import ROLES, TrainingSets
 
 
@@ -34,7 +35,8 @@ def build_plan(loaded: LoadedStudy) -> Plan:
     for name, declared in study.generators.items():
         if (study.fidelity or not study.train) and name not in used:
             for fold in range(len(plan.splits)):
-                builder.pool(name, declared, fold, declared.n_fit(Recipe(None)), control=False)
+                draw = study.first_draw(fold)
+                builder.pool(name, declared, draw, declared.n_fit(Recipe(None)), control=False)
     measured = {pool.makes for pool in plan.pools if not pool.control}
     made = [kind for kind in ("pairs", "masks") if kind in measured]
     for role in study.fidelity.references if study.fidelity else ():
@@ -45,11 +47,6 @@ def build_plan(loaded: LoadedStudy) -> Plan:
         kind = declared_kinds()[use.kind]
         plan.measurements += kind.declare(builder, kind.Parameters(**use.values()))
     plan.notes += _notes_on_generators(plan)
-    if plan.pools and plan.cells and len(study.seeds) > 1:
-        plan.notes.append(
-            "All training seeds share one fit of each generator, one pool of its images and one choice of real images: "
-            "intervals cover segmenter training and scored images, not the luck of a generator's fit."
-        )
     if len(made) > 1:
         masks = ", ".join(dict.fromkeys(pool.generator for pool in plan.pools if pool.makes == "masks"))
         plan.notes.append(
@@ -97,9 +94,8 @@ def _planned(loaded: LoadedStudy) -> tuple[Plan, PlanBuilder]:
         plan.datasets[fold] = DatasetStage.add(plan, dataset, split, label, dict(declared.options))
     for recipe in plan.recipes:
         for use in study.segmenters:
-            for seed in study.seeds:
-                for fold in range(len(splits)):
-                    builder.cell(use, recipe, seed, fold)
+            for draw in study.draws(len(splits)):
+                builder.cell(use, recipe, draw)
     plan.notes += [note for split in splits for note in split.notes]
     return plan, builder
 
@@ -115,7 +111,7 @@ def plan_fit(loaded: LoadedStudy) -> tuple[Plan, str]:
     part, use = declared.uses()[-1]
     n_fit = None if isinstance(declared.sees, str) else declared.sees
     where = name if n_fit is None else f"{name} on {n_fit} real"
-    key = builder.fit(part, use, declared, where, 0, n_fit)
+    key = builder.fit(part, use, declared, where, Draw(0, 0), n_fit)
     # What a run is for are the pools of a plan; the "pool" of this one is the fit itself.
     plan.pools.append(Pool(name, use.plugin, 0, n_fit, key, 0, (), "", False))
     return plan, key

@@ -65,7 +65,7 @@ class Rows:
             "n_fit": self._n_fit_of(cell),
             "synthetic": recipe.synthetic_count,
             "generator": "+".join(name for name, _ in recipe.synthetic),
-            "seed": cell.seed,
+            **_drawn(cell),
             "fold": cell.fold,
             "dataset": cell.dataset,
             "role": cell.role,
@@ -179,7 +179,7 @@ def image_table(stored: StoredResults) -> pd.DataFrame:
         columns: Row = {
             "segmenter": cell.segmenter,
             "recipe": cell.recipe.label,
-            "seed": cell.seed,
+            **_drawn(cell),
             "fold": cell.fold,
             "dataset": cell.dataset,
             "role": cell.role,
@@ -191,6 +191,17 @@ def image_table(stored: StoredResults) -> pd.DataFrame:
             columns |= dict(zip(score_columns(metric), parts, strict=True))
         frames.append(pd.DataFrame(columns))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(IMAGE_COLUMNS))
+
+
+def _drawn(cell: Cell) -> Row:
+    """Return which replicate a cell is of, and what tells its draws from those of others; nothing where it has none."""
+
+    def named(keys: tuple[str, ...]) -> str:
+        return "+".join(key[:12] for key in keys)
+
+    subset = "" if cell.recipe.real in (None, 0) else str(cell.draw.subset)
+    drawn = {"training": cell.draw.training, "pool": named(cell.pools), "fit": named(cell.fits), "subset": subset}
+    return {"seed": cell.seed, **drawn}
 
 
 def _number(value: float | None) -> float:

@@ -159,7 +159,7 @@ class Shown:
         for segmenter in self.plan.segmenters:
             predictions = {}
             for cell in self.plan.cells:
-                first = cell.seed == self.plan.loaded.study.seeds[0] and cell.fold == 0
+                first = cell.seed == self.plan.loaded.study.replicate_seeds[0] and cell.fold == 0
                 here = cell.role == "report" and cell.dataset == self.plan.dataset.name
                 if cell.segmenter == segmenter and first and here:
                     scored: EvaluateResult | None = self.stored.read(cell.evaluate)

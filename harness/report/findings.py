@@ -9,8 +9,9 @@ import pandas as pd
 
 from harness.metrics.segmentation.scores import size_of
 from harness.metrics.spec import SegmentationMetric, segmentation_metrics
-from harness.results.schema import StudyResults
-from harness.stats.study import Effect, Score, effects, scores
+from harness.results.schema import Comparison, StudyResults
+from harness.stats.study import Measured, Score, effects, indistinguishable, measure, scores, unequal_runs
+from harness.stats.verdicts import ArmKey, Effect
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Findings:
     """
 
     results: StudyResults
+    _measured: dict[tuple[str, str], Measured] = field(default_factory=dict, init=False, repr=False, compare=False)
     _scores: dict[tuple[str, str], list[Score]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
@@ -41,11 +43,27 @@ class Findings:
         measured = set(self._scored[self._scored["reduction"] == reduction]["metric"])
         return [metric for name, metric in segmentation_metrics().items() if name in measured]
 
+    def measured(self, metric: str, reduction: str) -> Measured:
+        """Return what the images say of every arm by a metric and a reduction."""
+        if (metric, reduction) not in self._measured:
+            self._measured[metric, reduction] = measure(self.results, metric, reduction)
+        return self._measured[metric, reduction]
+
     def scores(self, metric: str, reduction: str) -> list[Score]:
         """Return the scores of every arm by a metric and a reduction; without a mean where runs are missing."""
         if (metric, reduction) not in self._scores:
-            self._scores[metric, reduction] = scores(self.results, metric, reduction)
+            measured = self.measured(metric, reduction)
+            self._scores[metric, reduction] = scores(self.results, metric, reduction, measured)
         return self._scores[metric, reduction]
+
+    def best(self, metric: str, reduction: str) -> tuple[set[ArmKey], set[ArmKey]]:
+        """Return the best arms of each segmenter by a metric and a reduction, and those not told from the best."""
+        return indistinguishable(self.scores(metric, reduction), self.measured(metric, reduction))
+
+    def compared(self, comparison: Comparison) -> list[Effect]:
+        """Return the differences that one family of comparisons asks for, with their verdicts."""
+        at = comparison.metric, comparison.reduction
+        return effects(self.results, comparison, self.scores(*at), self.measured(*at))
 
     @property
     def primary(self) -> list[Score]:
@@ -54,5 +72,16 @@ class Findings:
 
     @cached_property
     def effects(self) -> list[Effect]:
-        """The difference of every arm from its baseline by the primary metric, with its verdict."""
-        return effects(self.results, self.primary)
+        """The difference of every arm of the primary family from its baseline, with its verdict."""
+        return self.compared(self.results.comparison)
+
+    @cached_property
+    def secondary(self) -> list[tuple[Comparison, list[Effect]]]:
+        """The further families of comparisons, each with its differences and verdicts."""
+        return [(family, self.compared(family)) for family in self.results.secondary]
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences that must stand beside the verdicts."""
+        comparison = self.results.comparison
+        return unequal_runs(self.measured(comparison.metric, comparison.reduction))

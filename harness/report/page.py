@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.report.format import REDUCTIONS, metric_name
+from harness.report.format import REDUCTIONS, metric_name, number
 from harness.report.papers.tables import differences_from_paper
 from harness.report.tables.fidelity import describe_copies
 from harness.report.wording import (
@@ -19,7 +19,7 @@ from harness.report.wording import (
     generator_setting,
     setting,
 )
-from harness.stats.study import RULES
+from harness.stats.verdicts import RULES
 
 if TYPE_CHECKING:
     from harness.report.findings import Findings
@@ -98,15 +98,20 @@ def _methods(results: StudyResults, listed: list[Score], effects: list[Effect]) 
     text += f": {how})" if how else ")"
     text += f", on {count(images, 'image')} in {count(groups, 'group')}. " if images else ". "
     text += (
-        "Intervals (95 %) reweight the groups of images at random (Bayesian bootstrap, 10 000 draws, the same weights "
-        "for all runs and both arms) and add the variance between training runs with Student's t. "
+        "Intervals (95 %) are over images, clustered by group, and over runs, by the estimator of Obuchowski and "
+        "Rockette with Hillis' degrees of freedom: what runs do is pooled over the arms of a segmenter. "
     )
     if effects:
+        overs = list(dict.fromkeys(e.over for e in effects if e.over and not e.reason))
         text += (
-            "Arms are compared with their baseline, paired by image and seed, by a permutation test that swaps the "
-            "arms within groups and carries the error between training runs; p values are corrected by Holm's method "
-            f"over {count(tested, 'comparison')}. No number is the best of several runs."
+            f"Arms are compared {comparison.name}, paired by image and run; intervals of differences are simultaneous "
+            f"and p values adjusted for {count(tested, 'comparison')} (Bonferroni). "
         )
+        if comparison.margin == comparison.margin:
+            text += f"Differences below {number(comparison.margin)} do not matter (two one-sided tests). "
+        if overs:
+            text += f"Verdicts speak {'; '.join(overs)}. "
+        text += "No number is the best of several runs."
     return text[0].upper() + text[1:]
 
 
@@ -134,16 +139,16 @@ def pages(findings: Findings, tables: list[Table], figures: list[FigureFile]) ->
     content = {
         "title": results.title or results.name,
         "subtitle": f"Study {results.name}{profile}{protocol}{cells}.",
-        "answer": answer(results, effects),
+        "answer": answer(results, effects, [e for _, further in findings.secondary for e in further]),
         "alarms": _alarms(results, findings.primary),
-        "sentences": [describe(e) for e in effects],
+        "sentences": [describe(e) for e in [*effects, *(e for _, further in findings.secondary for e in further)]],
         "rules": RULES,
         "tables": tables,
         "figures": figures,
         "methods": _methods(results, findings.primary, effects),
         "facts": _facts(results),
         "difference": differences_from_paper(results) if results.published else "",
-        "notes": results.notes,
+        "notes": [*findings.notes, *results.notes],
         "failures": results.failures,
     }
     written = {}

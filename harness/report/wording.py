@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from harness.metrics.spec import segmentation_metric
 from harness.report.format import REDUCTIONS, interval, metric_name, number, p_value, signed
 
 if TYPE_CHECKING:
-    from harness.results.schema import StudyResults
+    from harness.results.schema import Comparison, StudyResults
     from harness.stats import Effect
 
 
@@ -141,14 +142,18 @@ def intervals_caption(results: StudyResults) -> str:
     return f"with 95 % intervals (half widths) over images, clustered by group, and training runs; {setting(results)}."
 
 
-def comparison_caption(results: StudyResults, tested: int) -> str:
-    """Return the caption of the comparison table."""
-    metric, reduction = results.comparison.metric, results.comparison.reduction
-    how = REDUCTIONS.get(reduction, "")
+def comparison_caption(results: StudyResults, comparison: Comparison, effects: Sequence[Effect]) -> str:
+    """Return the caption of the table of one family of comparisons."""
+    how = REDUCTIONS.get(comparison.reduction, "")
+    tested = sum(effect.p == effect.p for effect in effects)
+    margin = ""
+    if comparison.margin == comparison.margin:
+        margin = f"; differences below {number(comparison.margin)} do not matter"
     return (
-        f"Difference in {metric_name(metric)} ({reduction}{': ' + how if how else ''}) from the baseline, paired by "
-        f"image and seed, with its 95 % interval over images, clustered by group, and training runs, and the p value "
-        f"of a paired permutation test after Holm's correction over {count(tested, 'comparison')}; {setting(results)}."
+        f"Difference in {metric_name(comparison.metric)} ({comparison.reduction}{': ' + how if how else ''}) "
+        f"{comparison.name}, paired by image and run, with its 95 % interval over images, clustered by group, and runs "
+        f"(Obuchowski and Rockette, Hillis); intervals are simultaneous and p values adjusted for "
+        f"{count(tested, 'comparison')} (Bonferroni){margin}; {setting(results)}."
     )
 
 
@@ -173,29 +178,47 @@ def describe(effect: Effect) -> str:
         return f"{where}: not comparable{shown}: {effect.reason}."
     measured = (
         f"{metric} {signed(effect.difference)} {interval(effect.low, effect.high, sign=True)}, "
-        f"p {_equals(p_value(effect.p_holm))}"
+        f"p {_equals(p_value(effect.p_adjusted))}"
     )
     if effect.verdict == "no evidence either way":
         seen = f"could have seen ±{detectable(effect)} or more"
         if not shows_any(effect):
-            seen = "so few training runs cannot show any effect"
-        return f"{where}: no evidence either way ({measured}; {seen})."
-    return f"{where}: {effect.verdict} ({measured})."
+            seen = "so few runs cannot show any effect"
+        return f"{where}: no evidence either way ({measured}; {seen}){speaks(effect)}."
+    if effect.verdict == "no relevant difference":
+        measured += f"; smaller than {number(effect.margin)}"
+    return f"{where}: {effect.verdict} ({measured}){speaks(effect)}."
+
+
+def speaks(effect: Effect) -> str:
+    """Return what a verdict speaks for, as the end of a sentence; nothing when that is not known."""
+    return f", {effect.over}" if effect.over else ""
 
 
 def _equals(text: str) -> str:
     return text.replace("<", "< ") if text.startswith("<") else f"= {text}"
 
 
-def answer(results: StudyResults, effects: list[Effect]) -> list[str]:
-    """Return the answers to the three questions, in plain words, from the verdicts alone."""
+def answer(results: StudyResults, effects: list[Effect], further: Sequence[Effect] = ()) -> list[str]:
+    """Return the answers to the three questions, in plain words, from the verdicts alone.
+
+    Args:
+        results: the study's.
+        effects: of the primary family.
+        further: of the others.
+    """
     if not results.segmenters:
         return ["This study measures generators: no segmenter learns from what they make, so there is no verdict."]
-    if not effects:
+    if not effects and not further:
         return ["This study compares nothing: no recipe has a baseline, so there is no verdict."]
     known = recipes(results)
     synthetic = [e for e in effects if e.key.recipe in known and known[e.key.recipe].arm in ("synthetic", "mixed")]
-    controls = [e for e in effects if e.key.recipe in known and known[e.key.recipe].arm == "control"]
+    baselines = set(results.comparison.baselines.values())
+    controls = [
+        e
+        for e in (*effects, *further)
+        if e.key.recipe in known and known[e.key.recipe].arm == "control" and (e in effects or e.baseline in baselines)
+    ]
     others = [e for e in effects if e not in synthetic and e not in controls]
     lines = []
     if synthetic:
@@ -210,7 +233,7 @@ def answer(results: StudyResults, effects: list[Effect]) -> list[str]:
 
 def _tally(effects: list[Effect]) -> str:
     """Return how many comparisons came to each verdict."""
-    verdicts = ("helps", "hurts", "no evidence either way", "not comparable")
+    verdicts = ("helps", "hurts", "no relevant difference", "no evidence either way", "not comparable")
     counts = {v: sum(e.verdict == v for e in effects) for v in verdicts}
     return ", ".join(f"{v} in {n}" for v, n in counts.items() if n) + f" of {count(len(effects), 'comparison')}"
 
@@ -226,6 +249,10 @@ def _does_it_help(effects: list[Effect]) -> list[str]:
         word = "Yes, in some arms" if len(seen) > 1 else "Yes"
     elif "hurts" in seen:
         word = "No, it hurts in some arms" if len(seen) > 1 else "No, it hurts"
+    elif seen <= {"no relevant difference", "not comparable"}:
+        word = "No: it makes no difference that matters"
+    elif "no relevant difference" in seen:
+        word = "No evidence that it does; in some arms it makes no difference that matters"
     else:
         word = "No evidence that it does, or that it harms"
     tally = _tally(effects)
@@ -233,6 +260,9 @@ def _does_it_help(effects: list[Effect]) -> list[str]:
     text += _what_could_be_found([e for e in effects if e.verdict == "no evidence either way"])
     if reasons := list(dict.fromkeys(e.reason for e in effects if e.verdict == "not comparable")):
         text += " Not comparable: " + "; ".join(reasons[:3]) + ("; …" if len(reasons) > 3 else "") + "."
+    overs = list(dict.fromkeys(e.over for e in effects if e.over and not e.reason))
+    if overs:
+        word += f" ({'; '.join(overs)})"
     return [f"Does synthetic data help? {word}.", text]
 
 
@@ -245,8 +275,8 @@ def _what_could_be_found(nothing_found: list[Effect]) -> str:
         text += f" Where nothing was found, a true effect of {span} would have been found in 80 % of repetitions."
     if blind := len(nothing_found) - len(sizes):
         text += (
-            f" In {count(blind, 'comparison')} the training runs are too few to show any effect, however large: "
-            "declare more seeds."
+            f" In {count(blind, 'comparison')} the runs are too few to show any effect, however large: "
+            "declare more replicates."
         )
     return text
 

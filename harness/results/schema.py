@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -33,7 +34,11 @@ COLUMNS: dict[str, str] = {
     "synthetic": "number of synthetic (or control) training pairs, or pairs in the generator's pool",
     "generator": "generator or control that made them, several joined by +; empty for real only; real (report) for "
     "real images of the report role, measured as synthetic ones are",
-    "seed": "training seed; empty for fidelity and selection",
+    "seed": "number of the replicate, or the seed that stands for it; empty for fidelity and selection",
+    "training": "seed of the training",
+    "pool": "key of the stages that its synthetic pairs come from, their first 12 digits; empty without any",
+    "fit": "of the generators' fits behind them; empty where nothing was learned",
+    "subset": "number of the draw of its real pairs; empty where they are none or all",
     "fold": "fold number from 0; 0 when there are no folds",
     "dataset": "dataset that was scored on",
     "role": "role that was scored on or compared with: report, select or fit; seen where each generator is compared "
@@ -55,7 +60,11 @@ COLUMNS: dict[str, str] = {
 IMAGE_COLUMNS: dict[str, str] = {
     "segmenter": "as in COLUMNS",
     "recipe": "as in COLUMNS",
-    "seed": "training seed",
+    "seed": "number of the replicate, or the seed that stands for it",
+    "training": "as in COLUMNS",
+    "pool": "as in COLUMNS",
+    "fit": "as in COLUMNS",
+    "subset": "as in COLUMNS",
     "fold": "fold number",
     "dataset": "dataset that was scored on",
     "role": "role that was scored on",
@@ -77,13 +86,17 @@ class Comparison:
     Attributes:
         baselines: for each recipe label, the label of the one it is compared with; recipes without one are
             absent.
-        metric: primary metric, such as ``iou``.
+        metric: such as ``iou``.
         reduction: ``micro`` or ``micro-imagewise``.
+        name: of the family of comparisons, which are corrected together.
+        margin: difference below which nothing matters; NaN for none.
     """
 
     baselines: dict[str, str]
     metric: str = "iou"
     reduction: str = "micro-imagewise"
+    name: str = "against the baseline"
+    margin: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -306,7 +319,8 @@ class StudyResults:
         profile: profile name or an empty string.
         rows: one row a number, columns ``COLUMNS``.
         images: one row an image and cell, columns ``IMAGE_COLUMNS`` and ``score_columns`` of each score.
-        comparison: baselines and primary metric.
+        comparison: baselines and primary metric: the primary family.
+        secondary: further families: controls against the baseline, generators against a control or each other.
         recipes: recipe labels in declared order (controls after the recipes they control).
         segmenters: segmenter labels in declared order.
         generators: generator names in declared order.
@@ -346,6 +360,7 @@ class StudyResults:
     generators: list[str]
     done: int
     total: int
+    secondary: list[Comparison] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)

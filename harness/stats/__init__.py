@@ -1,21 +1,26 @@
-"""Statistics of a study: intervals, paired differences, tests and verdicts.
+"""Statistics of a study: intervals, paired differences, verdicts.
 
-``resampling`` holds the arithmetic on arrays, ``study`` applies it to a results table.
+``design`` turns a table into arrays, ``estimator`` says how far scores and their differences are from chance,
+``verdicts`` says it in words, ``study`` applies all of it to the results of a study.
 """
 
-from harness.stats.resampling import Estimate, Fold, estimate, holm, smallest_detectable, swap_test
-from harness.stats.study import Effect, Score, Verdict, effects, scores
+from harness.stats.design import Block, blocks
+from harness.stats.estimator import Components, Estimate
+from harness.stats.study import Measured, Score, effects, measure, scores
+from harness.stats.verdicts import ArmKey, Effect, Verdict, verdict
 
 __all__ = [
+    "ArmKey",
+    "Block",
+    "Components",
     "Effect",
     "Estimate",
-    "Fold",
+    "Measured",
     "Score",
     "Verdict",
+    "blocks",
     "effects",
-    "estimate",
-    "holm",
+    "measure",
     "scores",
-    "smallest_detectable",
-    "swap_test",
+    "verdict",
 ]

@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.metrics.spec import segmentation_metric
-from harness.stats.arms import Arm, ArmKey, arms
-from harness.stats.resampling import DRAWS, Estimate, estimate, holm, smallest_detectable, swap_test
+from harness.metrics.segmentation.confusion import quotient
+from harness.metrics.segmentation.scores import size_of
+from harness.metrics.spec import SegmentationMetric, segmentation_metric, segmentation_metrics
+from harness.results.schema import score_columns
+from harness.stats.design import Array, blocks
+from harness.stats.estimator import LEVEL, NAN, Components
+from harness.stats.verdicts import ArmKey, Effect, Pair, judge, unequal_notes
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.results.schema import StudyResults
+    from harness.results.schema import Comparison, StudyResults
 
-Verdict = Literal["helps", "hurts", "no evidence either way", "not comparable"]
-
-NAN = float("nan")
 #: Caveat of a score that all runs have done and that no image has, such as one of small polyps where there are none.
 NO_VALUE = "no image has a value"
-LEVEL = 0.05
-POWER = 0.8
-
-#: How each verdict comes about; printed in every report.
-RULES: dict[Verdict, str] = {
-    "helps": f"after Holm's correction the paired test's p is at most {LEVEL} and the difference is for the better",
-    "hurts": f"after Holm's correction the paired test's p is at most {LEVEL} and the difference is for the worse",
-    "no evidence either way": (
-        f"after Holm's correction p is above {LEVEL}; this does not show that there is no effect: the smallest effect "
-        f"that the study would have found in {POWER * 100:.0f} % of repetitions stands beside it"
-    ),
-    "not comparable": (
-        "cells are missing, a score is marked as leaked, the arms were trained for different numbers of steps or "
-        "scored on different images, or there is one training run an arm, which cannot tell a recipe from the luck "
-        "of a run; no test is made"
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -59,7 +44,6 @@ class Score:
         groups: their groups, the unit that is resampled.
         leak: what was seen that should not have been, or an empty string.
         caveat: what the interval cannot cover, or why there is none.
-        arm: the per-image scores behind it.
     """
 
     key: ArmKey
@@ -76,45 +60,11 @@ class Score:
     groups: int = 0
     leak: str = ""
     caveat: str = ""
-    arm: Arm | None = field(default=None, repr=False, compare=False)
 
     @property
     def complete(self) -> bool:
         """Whether every planned run has a result."""
         return self.runs == self.planned and self.planned > 0
-
-
-@dataclass(frozen=True)
-class Effect:
-    """The paired difference of one arm from its baseline.
-
-    Attributes:
-        key: which arm.
-        baseline: recipe of the arm that it is compared with.
-        metric: primary metric.
-        reduction: its reduction.
-        difference: arm minus baseline; NaN when it cannot be computed.
-        low: lower end of its 95 % interval (not corrected for the number of comparisons).
-        high: upper end.
-        p: paired test, see :func:`harness.stats.resampling.swap_test`; NaN when not comparable.
-        p_holm: after Holm's correction over all comparisons of the study.
-        detectable: smallest effect found with 80 % power after the correction's first step.
-        verdict: in words.
-        reason: why it is not comparable, or an empty string.
-    """
-
-    key: ArmKey
-    baseline: str
-    metric: str
-    reduction: str
-    difference: float = NAN
-    low: float = NAN
-    high: float = NAN
-    p: float = NAN
-    p_holm: float = NAN
-    detectable: float = NAN
-    verdict: Verdict = "not comparable"
-    reason: str = ""
 
 
 def zero_division(results: StudyResults) -> float:
@@ -148,24 +98,75 @@ def _leak(rows: pd.DataFrame) -> str:
     return "; ".join(dict.fromkeys(str(v) for v in rows["leak"].dropna() if str(v)))
 
 
-def _measure(arm: Arm | None, rows: pd.DataFrame, draws: int) -> tuple[Estimate | None, str]:
-    """Return an arm's estimate from its images, and what the interval cannot cover or why there is none."""
-    if arm is None:
-        return None, "no per-image scores, so no interval"
-    if arm.problem:
-        return None, f"no interval: {arm.problem}"
-    measured = estimate(arm.folds, draws=draws)
-    stated = float(rows.groupby("fold")["value"].mean().mean())
-    if not abs(measured.value - stated) <= 1e-4:
-        return None, f"no interval: the per-image scores give {measured.value:.4f}"
-    if np.isnan(measured.low):
-        return measured, "no interval: all images are in one group"
-    if np.isnan(measured.run_error):
-        return measured, "one training run: the interval covers the choice of images, not the luck of training"
-    return measured, ""
+def _parts(table: pd.DataFrame, metric: SegmentationMetric, reduction: str, empty: float) -> tuple[Array, Array]:
+    """Return each row's contribution above and below the fraction line."""
+    above, below = (table[name].to_numpy(dtype=np.float64) for name in score_columns(metric.name))
+    if reduction == "micro":
+        return above, below
+    score = quotient(above, below, empty)
+    defined = ~np.isnan(score)
+    return np.where(defined, score, 0.0), defined.astype(np.float64)
 
 
-def _score(key: ArmKey, rows: pd.DataFrame, arm: Arm | None, metric: str, reduction: str, draws: int) -> Score:
+@dataclass(frozen=True)
+class Measured:
+    """What the per-image table says of every arm by one metric and reduction.
+
+    Attributes:
+        components: of each arm's block; arms that share the object are paired.
+        problems: why the images of an arm cannot be used.
+    """
+
+    components: Mapping[ArmKey, Components]
+    problems: Mapping[ArmKey, str]
+
+
+def measure(results: StudyResults, metric: str, reduction: str) -> Measured:
+    """Arrange the per-image table of a study for one metric, and estimate what images and runs do to its scores.
+
+    Leaked arms are estimated apart from the others.
+
+    Args:
+        results: the study's; its ``images`` have the columns ``IMAGE_COLUMNS``.
+        metric: such as ``iou``.
+        reduction: one of :data:`harness.metrics.segmentation.scores.REDUCTIONS`; one by size takes the images of it.
+    """
+    spec, size, table = segmentation_metrics().get(metric), size_of(reduction), results.images
+    if spec is None or not {*score_columns(metric), *(["size"] if size else [])} <= set(table.columns):
+        return Measured({}, {})
+    if size:
+        table = table[table["size"] == size]
+    if table.empty:
+        return Measured({}, {})
+    empty = spec.empty(zero_division(results))
+    above, below = _parts(table, spec, reduction, empty)
+    table = table.assign(arm=table["recipe"], replicate=table["seed"], numerator=above, denominator=below)
+    leaked = {(str(s), str(r)) for s, r, leak in _leaks(results) if leak}
+    components: dict[ArmKey, Components] = {}
+    problems: dict[ArmKey, str] = {}
+    for place, rows in table.groupby(["dataset", "role", "segmenter"], sort=False, dropna=False):
+        dataset, role, segmenter = (str(part) for part in place)
+        found, wrong = blocks(rows, empty)
+        problems |= {ArmKey(dataset, role, segmenter, arm): reason for arm, reason in wrong.items()}
+        for block in found:
+            seen = {arm for arm in block.arms if (segmenter, arm) in leaked}
+            for arms in (set(block.arms) - seen, seen):
+                if arms:
+                    known = Components(block.keep(tuple(arms)))
+                    components |= {ArmKey(dataset, role, segmenter, arm): known for arm in known.block.arms}
+    return Measured(components, problems)
+
+
+def _leaks(results: StudyResults) -> list[tuple[str, str, str]]:
+    """Return segmenter, recipe and leak of each row that has one."""
+    rows = results.rows[(results.rows["kind"] == "segmentation") & results.rows["leak"].notna()]
+    rows = rows[rows["leak"] != ""][["segmenter", "recipe", "leak"]].drop_duplicates()
+    return [(str(s), str(r), str(leak)) for s, r, leak in rows.itertuples(index=False)]
+
+
+def _score(
+    key: ArmKey, rows: pd.DataFrame, known: Components | None, problem: str, metric: str, reduction: str
+) -> Score:
     """Summarise one arm."""
     finished = rows[(rows["metric"] == metric) & (rows["reduction"] == reduction)]
     valued = finished[finished["value"].notna()]
@@ -177,37 +178,42 @@ def _score(key: ArmKey, rows: pd.DataFrame, arm: Arm | None, metric: str, reduct
         runs=len(done),
         planned=len(planned),
         seeds=len({seed for seed, _ in planned}),
-        images=len({image for fold in arm.images for image in fold}) if arm else 0,
-        groups=len({group for fold in arm.folds for group in fold.groups}) if arm else 0,
+        images=known.block.images if known else 0,
+        groups=len(known.block.groups) if known else 0,
         leak=_leak(rows),
-        arm=arm,
     )
     if not done and len(finished) and bool((finished["status"] == "done").all()):
         return replace(score, caveat=NO_VALUE)
     if done != planned:
         return replace(score, caveat=f"incomplete {len(done)}/{len(planned)}: not averaged")
-    measured, caveat = _measure(arm, valued, draws)
     values = valued["value"].to_numpy(dtype=np.float64)
     score = replace(
         score,
         mean=float(valued.groupby("fold")["value"].mean().mean()),
         spread=float(values.std(ddof=1)) if len(values) > 1 else NAN,
-        caveat=caveat,
     )
-    if measured is None or np.isnan(measured.low):
-        return score
-    spec = segmentation_metric(metric)
-    return replace(score, low=max(measured.low, spec.lower), high=min(measured.high, spec.upper))
+    if problem or known is None:
+        return replace(score, caveat=f"no interval: {problem}" if problem else "no per-image scores, so no interval")
+    measured = known.score(key.recipe)
+    if not abs(measured.value - score.mean) <= 1e-4:
+        return replace(score, caveat=f"no interval: the per-image scores give {measured.value:.4f}")
+    if np.isnan(measured.error):
+        return replace(score, caveat="no interval: all images are in one group")
+    spec, (low, high) = segmentation_metric(metric), measured.interval(LEVEL)
+    caveat = ""
+    if measured.run_error != measured.run_error:
+        caveat = "one training run: the interval covers the choice of images, not the luck of training"
+    return replace(score, low=max(low, spec.lower), high=min(high, spec.upper), caveat=caveat)
 
 
-def scores(results: StudyResults, metric: str, reduction: str, *, draws: int = DRAWS) -> list[Score]:
+def scores(results: StudyResults, metric: str, reduction: str, measured: Measured | None = None) -> list[Score]:
     """Return the score of every arm in the declared order (dataset, then segmenter, then recipe).
 
     The mean is that of ``results.rows`` over seeds, then folds; the interval comes from the per-image table and is left
     out, with the reason in ``caveat``, when that does not give the same number. Failed cells are never averaged away:
     an arm with one has no mean.
     """
-    table = arms(results.images, metric, reduction, zero_division(results))
+    table = measured or measure(results, metric, reduction)
     found = []
     for dataset, role in evaluated(results):
         rows = _arm_rows(results, dataset, role)
@@ -216,7 +222,8 @@ def scores(results: StudyResults, metric: str, reduction: str, *, draws: int = D
                 part = rows.get((segmenter, recipe))
                 if part is not None and not part.empty:
                     key = ArmKey(dataset, role, segmenter, recipe)
-                    found.append(_score(key, part, table.get(key), metric, reduction, draws))
+                    known, problem = table.components.get(key), table.problems.get(key, "")
+                    found.append(_score(key, part, known, problem, metric, reduction))
     return found
 
 
@@ -234,98 +241,64 @@ def _training_steps(results: StudyResults, recipe: str) -> float | None:
     return float(np.nan_to_num(first["real"]) + np.nan_to_num(first["synthetic"]))
 
 
-def _obstacle(results: StudyResults, score: Score, baseline: Score, pair: tuple[Arm, Arm] | None) -> str:
-    """Return why two arms cannot be compared, or an empty string."""
+def _obstacle(results: StudyResults, score: Score, baseline: Score) -> str:
+    """Return why two arms cannot be compared, as far as their images do not tell, or an empty string."""
     for one in (score, baseline):
         if not one.complete:
             return f"missing cells ({one.key.recipe}: {one.runs}/{one.planned})"
     for one in (score, baseline):
         if one.leak:
             return f"leak ({one.key.recipe}: {one.leak})"
-    if pair is None:
-        return "no per-image scores of the same seeds on the same images"
     if _training_steps(results, score.key.recipe) != _training_steps(results, baseline.key.recipe):
         return "different budgets (steps follow the size of the training set, so more data is also more training)"
-    if score.groups < 2:
-        return "all images are in one group"
-    return "one training run an arm" if score.runs < 2 else ""
+    return ""
 
 
-def _paired(one: Arm | None, other: Arm | None) -> tuple[Arm, Arm] | None:
-    """Return two arms when they were scored by the same seeds on the same images, else None."""
-    if one is None or other is None or one.problem or other.problem or one.images != other.images:
-        return None
-    same = [(f.seeds, f.groups) for f in one.folds] == [(f.seeds, f.groups) for f in other.folds]
-    return (one, other) if same else None
+def effects(results: StudyResults, comparison: Comparison, listed: Sequence[Score], measured: Measured) -> list[Effect]:
+    """Compare arms as one comparison of a study declares, paired by image and run; its family is corrected as one.
 
-
-def _effect(
-    results: StudyResults, score: Score, baseline: Score, pair: tuple[Arm, Arm] | None, draws: int
-) -> tuple[Effect, Estimate | None]:
-    """Return one comparison before Holm's correction, and its estimate."""
-    effect = Effect(
-        score.key,
-        baseline.key.recipe,
-        score.metric,
-        score.reduction,
-        difference=score.mean - baseline.mean,
-        reason=_obstacle(results, score, baseline, pair),
-    )
-    if pair is None or not (score.complete and baseline.complete):
-        return effect, None
-    difference = estimate(pair[0].folds, pair[1].folds, draws=draws)
-    span = segmentation_metric(score.metric).span
-    effect = replace(effect, low=max(difference.low, -span), high=min(difference.high, span))
-    if not effect.reason:
-        effect = replace(effect, p=swap_test(pair[0].folds, pair[1].folds, draws=draws))
-    return effect, difference
-
-
-def verdict(difference: float, p_holm: float, metric: str) -> Verdict:
-    """Return the verdict on a difference in a metric by ``RULES``; NaN p means that it was not comparable."""
-    if np.isnan(p_holm):
-        return "not comparable"
-    if p_holm > LEVEL or difference == 0:
-        return "no evidence either way"
-    return "helps" if (difference < 0) == (segmentation_metric(metric).better == "lower") else "hurts"
-
-
-def effects(results: StudyResults, listed: list[Score] | None = None, *, draws: int = DRAWS) -> list[Effect]:
-    """Compare every arm with its baseline on the primary metric, paired by image and seed.
-
-    ``listed`` are the scores of the primary metric when they are at hand. Holm's correction runs over all comparisons
-    that could be tested (segmenters, recipes and datasets): the declared family.
+    Args:
+        results: the study's.
+        comparison: what is compared with what.
+        listed: scores by its metric and reduction.
+        measured: what the images say of these.
     """
-    comparison = results.comparison
-    metric, reduction = comparison.metric, comparison.reduction
-    by_key = {score.key: score for score in listed or scores(results, metric, reduction, draws=draws)}
-    measured: list[tuple[Effect, Estimate | None]] = []
+    by_key = {score.key: score for score in listed}
+    pairs = []
     for key, score in by_key.items():
         against = comparison.baselines.get(key.recipe)
         if against is None or against == key.recipe:
             continue
-        baseline_key = key._replace(recipe=against)
-        baseline = by_key.get(baseline_key, Score(baseline_key, metric, reduction))
-        pair = _paired(score.arm, baseline.arm)
-        measured.append(_effect(results, score, baseline, pair, draws))
-    adjusted = holm([effect.p for effect, _ in measured])
-    family = max(1, int((~np.isnan(adjusted)).sum()))
-    found = []
-    for (effect, difference), p_holm in zip(measured, adjusted, strict=True):
-        words = verdict(effect.difference, float(p_holm), metric)
-        seen = smallest_detectable(difference, family=family) if difference and not np.isnan(p_holm) else NAN
-        found.append(replace(effect, p_holm=float(p_holm), detectable=seen, verdict=words))
-    return found
+        there = key._replace(recipe=against)
+        baseline = by_key.get(there, Score(there, comparison.metric, comparison.reduction))
+        pairs.append(Pair(key, against, score.mean - baseline.mean, _obstacle(results, score, baseline)))
+    spec = segmentation_metric(comparison.metric)
+    return judge(
+        pairs,
+        measured.components,
+        family=comparison.name,
+        metric=comparison.metric,
+        reduction=comparison.reduction,
+        better=-1.0 if spec.better == "lower" else 1.0,
+        span=spec.span,
+        margin=comparison.margin,
+    )
 
 
-def indistinguishable(listed: list[Score]) -> tuple[set[ArmKey], set[ArmKey]]:
-    """Return, for one metric, the best arms of each segmenter and the arms that cannot be told from them.
+def unequal_runs(measured: Measured) -> list[str]:
+    """Return a sentence for each segmenter one of whose arms varies more from run to run than pooling can show."""
+    found: dict[str, None] = {}
+    for key, components in measured.components.items():
+        found |= dict.fromkeys(unequal_notes(components, key.segmenter))
+    return list(found)
 
-    An arm cannot be told from the best when the 95 % interval of their paired difference (normal theory, not corrected)
-    holds zero. Incomplete and leaked arms take no part.
+
+def indistinguishable(listed: Sequence[Score], measured: Measured) -> tuple[set[ArmKey], set[ArmKey]]:
+    """Return, for one metric, the best arms of each segmenter and the arms that cannot be told from the best.
+
+    Whichever arm is truly the best is among both together in 95 % of studies (Hsu 1996, comparisons with the best;
+    :meth:`harness.stats.estimator.Components.not_the_best`). Incomplete and leaked arms take no part.
     """
-    from scipy.stats import t
-
     best: set[ArmKey] = set()
     tied: set[ArmKey] = set()
     if not listed:
@@ -337,11 +310,13 @@ def indistinguishable(listed: list[Score]) -> tuple[set[ArmKey], set[ArmKey]]:
             continue
         first = max(rivals, key=lambda s: sign * s.mean)
         best |= {s.key for s in rivals if f"{s.mean:.3f}" == f"{first.mean:.3f}"}
-        for rival in rivals:
-            pair = _paired(rival.arm, first.arm)
-            if rival.key in best or pair is None:
-                continue
-            gap = estimate(pair[0].folds, pair[1].folds, draws=2)
-            if abs(gap.value) <= t.ppf(0.975, gap.degrees) * gap.standard_error:
-                tied.add(rival.key)
+        known = measured.components.get(first.key)
+        if known is None:
+            continue
+        worse = known.not_the_best(sign)
+        tied |= {
+            s.key
+            for s in rivals
+            if s.key not in best and measured.components.get(s.key) is known and s.key.recipe not in worse
+        }
     return best, tied

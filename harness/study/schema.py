@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from harness.study.recipes import Recipe
+from harness.study.replicates import Draw, Factor, draws
 
 ROLES = ("fit", "select", "report")
 Control = Literal["real-repeated", "resample", "copy-paste"]
@@ -76,7 +77,10 @@ class DatasetDeclaration(Section):
         "squash", description="how a frame becomes a square, shared by every stage"
     )
     split: Annotated[Split, BeforeValidator(_named_split)] = Split(holdout=Holdout())
-    seed: int = Field(0, ge=0, description="of the split and of the order that subsets are taken in")
+    seed: int = Field(0, ge=0, description="of the split")
+    order: int | None = Field(
+        None, ge=0, description="seed of the order that subsets are taken in; that of the split when left out"
+    )
     options: dict[str, int | float | str] = Field(
         default_factory=dict, description="of the source, such as count for phantom"
     )
@@ -284,14 +288,35 @@ class RecipeMatch(Section):
         return Recipe(real, pairs, n_fit=None if self.sees == real else self.sees)
 
 
+class Rival(RecipeMatch):
+    """What each recipe is compared with: one recipe, or a control or a generator at the same counts."""
+
+    control: Control | None = Field(None, description="the control arm with as many images beside as many real ones")
+    generator: str | None = Field(None, description="the recipe with as many images of this generator")
+
+    @model_validator(mode="after")
+    def _one_rival(self) -> Rival:
+        named = [
+            bool(self.control),
+            bool(self.generator),
+            self.real != 0 or self.sees is not None or bool(self.synthetic),
+        ]
+        if sum(named) > 1:
+            raise ValueError("say one of a recipe (real, sees, synthetic), a control, or a generator")
+        return self
+
+
 class Compare(Section):
-    """What is compared with what: each recipe with one baseline, by one primary metric."""
+    """What is compared with what: each recipe with one other, by one metric, as one family."""
 
     vary: Literal["train"] = "train"
-    against: RecipeMatch | None = Field(
+    against: Rival | None = Field(
         None,
         description="baseline; by default the same real pairs without synthetic ones, or, where a recipe has none, "
         "those that its generators see",
+    )
+    margin: float | None = Field(
+        None, gt=0, description="difference in the metric below which nothing matters; says *no relevant difference*"
     )
     metric: str = Field("iou-imagewise", description="METRIC-imagewise or METRIC-micro")
 
@@ -300,6 +325,11 @@ class Compare(Section):
         """Metric and reduction as they stand in the results table."""
         metric, _, reduction = self.metric.rpartition("-")
         return metric, "micro-imagewise" if reduction == "imagewise" else "micro"
+
+
+def _one_or_several(value: Any) -> str:
+    """Tell a list of comparisons from a single one, for pydantic."""
+    return "several" if isinstance(value, (list, tuple)) else "one"
 
 
 class Evaluate(Section):
@@ -375,6 +405,33 @@ def _seed_list(value: Any) -> Any:
     return value
 
 
+class Replicates(Section):
+    """How often everything is repeated, and what each repetition draws anew."""
+
+    count: int = Field(3, ge=1)
+    of: Annotated[tuple[Factor, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
+        ("training", "pool"),
+        description="the segmenter's training, the synthetic images sampled from a generator, the choice of real "
+        "images, the generator's fit; with fold, replicate r is scored on fold r alone",
+    )
+    share: dict[Factor, Annotated[int, Field(ge=2)]] = Field(
+        default_factory=dict, description="how many replicates in turn share a draw, such as {fit: 3}"
+    )
+
+    @model_validator(mode="after")
+    def _shared_is_drawn(self) -> Replicates:
+        for factor in self.share:
+            if factor not in self.of:
+                raise ValueError(f"share: {factor} is not among of: {', '.join(self.of)}, so all replicates share it")
+            if factor in ("training", "fold"):
+                raise ValueError(f"{factor} cannot be shared by some replicates; say pool, subset or fit")
+        return self
+
+
+def _replicate_count(value: Any) -> Any:
+    return {"count": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 def _speakable(names: dict[str, Any]) -> dict[str, Any]:
     """Refuse names that labels and ``--only`` could not tell apart from their own syntax."""
     for name in names:
@@ -408,9 +465,55 @@ class Study(Section):
     budget: Budget = Budget(steps=4000)
     controls: Annotated[Controls, BeforeValidator(_control_list)] = Controls()
     protocol: Literal["clean", "published"] = "clean"
-    seeds: Annotated[tuple[Count, ...], BeforeValidator(_seed_list), AfterValidator(_distinct)] = (0, 1, 2)
-    compare: Compare = Compare()
+    seeds: Annotated[tuple[Count, ...], BeforeValidator(_seed_list), AfterValidator(_distinct)] | None = Field(
+        None, description="a replicate each, by number or as a list; the same as replicates, for seeds of one's own"
+    )
+    replicates: Annotated[Replicates, BeforeValidator(_replicate_count)] | None = None
+    compare: Annotated[
+        Annotated[Compare, Tag("one")] | Annotated[tuple[Compare, ...], Field(min_length=1), Tag("several")],
+        Discriminator(_one_or_several),
+    ] = Field(Compare(), description="the primary comparison, and in a list those after it")
     evaluate: Evaluate = Evaluate()
     fidelity: Fidelity | None = None
     stages: tuple[StageUse, ...] = Field((), description="stages of further kinds, such as an extension's")
     report: ReportDeclaration = ReportDeclaration()
+
+    @model_validator(mode="after")
+    def _one_way_to_repeat(self) -> Study:
+        if self.seeds is not None and self.replicates is not None:
+            raise ValueError("say either replicates or seeds; a profile takes one away with seeds: null")
+        if self.replicates and "fold" in self.replicates.of and self.dataset.split.kfold is None:
+            raise ValueError("replicates: fold varies only where there are folds; add split: {kfold: 5} to the dataset")
+        return self
+
+    @property
+    def comparisons(self) -> tuple[Compare, ...]:
+        """What is compared with what; the first is the primary comparison."""
+        return (self.compare,) if isinstance(self.compare, Compare) else self.compare
+
+    @property
+    def primary(self) -> Compare:
+        """The primary comparison."""
+        return self.comparisons[0]
+
+    @property
+    def repeats(self) -> Replicates:
+        """How often everything is repeated, whichever way it was said."""
+        return self.replicates or Replicates(count=3 if self.seeds is None else len(self.seeds))
+
+    @property
+    def replicate_seeds(self) -> tuple[int, ...]:
+        """A seed for each replicate, the first of them also for what is done once."""
+        return tuple(range(self.repeats.count)) if self.seeds is None else self.seeds
+
+    def draws(self, folds: int) -> list[Draw]:
+        """Return every replicate of every fold, with what each of them draws anew."""
+        return draws(self.replicate_seeds, self.repeats.of, self.repeats.share, folds)
+
+    def first_draw(self, fold: int) -> Draw:
+        """Return what is drawn for things that are done once in a fold."""
+        return Draw(self.replicate_seeds[0], self.replicate_seeds[0], fold=fold)
+
+    def order(self) -> int:
+        """Return the seed of the order that subsets are taken in, of those who have no draw of their own."""
+        return self.dataset.seed if self.dataset.order is None else self.dataset.order

@@ -192,12 +192,12 @@ def study_parameters(plan: Plan) -> dict[str, str]:
         "size": study.dataset.size,
         "split": study.dataset.split.model_dump(mode="json", exclude_none=True),
         "folds": len(plan.splits),
-        "seeds": list(study.seeds),
+        "seeds": list(study.replicate_seeds),
         "budget": study.budget.model_dump(mode="json", exclude_none=True),
         "segmenters": plan.segmenters,
         "generators": list(study.generators),
         "training-sets": [recipe.label for recipe in plan.recipes],
-        "metric": study.compare.metric,
+        "metric": study.primary.metric,
         "stages": len(plan.stages),
     }
     return {name: _shown(value)[:LONGEST_PARAMETER] for name, value in found.items() if value != ""}
@@ -238,7 +238,7 @@ def averages(plan: Plan, scores: Mapping[str, float]) -> list[Average]:
 
 def average_name(plan: Plan, average: Average) -> str:
     """Return the metric's name on the parent run, such as ``iou micro-imagewise/fpn real_100_dcgan_300``."""
-    metric, reduction = plan.loaded.study.compare.primary
+    metric, reduction = plan.loaded.study.primary.primary
     where = f" on {average.where}" if average.where else ""
     return clean_name(f"{metric} {reduction}/{average.segmenter} {average.recipe}{where}")
 
@@ -246,7 +246,7 @@ def average_name(plan: Plan, average: Average) -> str:
 def study_note(plan: Plan, found: list[Average]) -> str:
     """Return the parent run's description in Markdown: what the study is, what must be said of it, and its averages."""
     study = plan.loaded.study
-    metric, reduction = study.compare.primary
+    metric, reduction = study.primary.primary
     lines = [f"**{study.title or plan.loaded.name}**", ""]
     lines += [f"* {note}" for note in plan.notes]
     if found:

@@ -304,7 +304,7 @@ class StudyRuns:
         return found
 
     def _take_score(self, stage: Stage, result: Result) -> None:
-        metric, reduction = self.plan.loaded.study.compare.primary
+        metric, reduction = self.plan.loaded.study.primary.primary
         score = result.values.get("scores", {}).get(metric, {}).get(reduction)
         if score is not None:
             self._scores[stage.key] = float(score)

@@ -8,11 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from harness.report.findings import Findings
 from harness.results.schema import Comparison, score_columns
-from harness.stats import effects, scores
+from harness.stats import scores
 
 HELPS = {"real=100": 0.0, "real=100,dcgan=300": 0.10}
 COPIES = {"real=100": 0.0, "real=100,dcgan=300": 0.0}
+
+
+def effects(results):
+    return Findings(results).effects
 
 
 def only(found):
@@ -24,7 +29,7 @@ def test_data_that_help_by_construction_help(study):
     effect = only(effects(study(HELPS, seeds=3)))
     assert effect.verdict == "helps"
     assert effect.low > 0.05
-    assert effect.p_holm <= 0.05
+    assert effect.p_adjusted <= 0.05
 
 
 def test_data_that_harm_hurt(study):
@@ -103,12 +108,13 @@ def test_the_direction_of_the_metric_turns_the_verdict(study, metric, verdict):
     assert (effect.difference < 0) == (metric == "dice-loss")
 
 
-def test_holm_runs_over_all_segmenters_and_recipes(study):
+def test_a_family_is_all_segmenters_and_recipes_of_a_comparison(study):
     recipes = {"real=100": 0.0, "real=100,dcgan=100": 0.03, "real=100,dcgan=300": 0.06}
     found = effects(study(recipes, segmenters=("unetplusplus", "fpn")))
     assert len(found) == 4
     smallest = min(found, key=lambda e: e.p)
-    assert smallest.p_holm == pytest.approx(min(1, 4 * smallest.p))
+    assert smallest.p_adjusted == pytest.approx(min(1, 4 * smallest.p))
+    assert {e.comparisons for e in found} == {4}
 
 
 @pytest.mark.parametrize("reduction", ["micro", "micro-imagewise"])

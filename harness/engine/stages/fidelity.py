@@ -174,7 +174,7 @@ def _judge(plan: Plan, fold: int) -> tuple[dict[str, tuple[str, ...]], dict[str,
     assert study.fidelity is not None
     use = study.fidelity.segmenter or study.segmenters[0]
     plugin = load_plugin("segmenters", use.plugin).create(**use.values())
-    key = TrainStage.add(plan, use, Recipe(None), study.seeds[0], fold, (), study.fidelity.budget or study.budget)
+    key = TrainStage.add(plan, use, Recipe(None), study.first_draw(fold), (), study.fidelity.budget or study.budget)
     parameters = plugin.parameters.model_dump(mode="json")
     loaded = {"target": absolute(use.plugin), "plugin-parameters": parameters}
     return {"train": (key,)}, {**loaded, "segmenter": use.name or plugin.label}

@@ -27,10 +27,10 @@ class FitStage(StageKind[FitResult]):
     resumable: ClassVar[bool] = True
 
     @classmethod
-    def add(cls, plan: Plan, use: GeneratorUse, label: str, fold: int, n_fit: int | None, seed: int) -> str:
-        """Add the fit of one plugin on so many real pairs (None: all) to a plan; return its key."""
+    def add(cls, plan: Plan, use: GeneratorUse, label: str, fold: int, n_fit: int | None, seed: int, order: int) -> str:
+        """Add the fit of one plugin on so many real pairs (None: all) of an order to a plan; return its key."""
         plugin = load_plugin("generators", use.plugin).create(**use.values())
-        parameters = {"real": n_fit, "order-seed": plan.loaded.study.dataset.seed}
+        parameters = {"real": n_fit, "order-seed": order}
         inputs = {"dataset": (plan.datasets[fold],)}
         steps = float(getattr(plugin.parameters, "steps", None) or 1)
         models = plan.n_fit(n_fit, fold) if plugin.card.one_model_a_pair else 1

@@ -32,7 +32,17 @@ class RefineStage(StageKind[PoolResult]):
 
     @classmethod
     def add(
-        cls, plan: Plan, use: PluginUse, label: str, fold: int, pool: str, *, n_fit: int | None, seed: int, count: int
+        cls,
+        plan: Plan,
+        use: PluginUse,
+        label: str,
+        fold: int,
+        pool: str,
+        *,
+        n_fit: int | None,
+        order: int,
+        seed: int,
+        count: int,
     ) -> str:
         """Add the refinement of a pool to a plan; return its key.
 
@@ -43,11 +53,12 @@ class RefineStage(StageKind[PoolResult]):
             fold: of the split.
             pool: key of the pool.
             n_fit: real pairs that the pool is made from; None for all of the fit role.
+            order: seed of the order that these are the first of.
             seed: of what is drawn.
             count: pairs in the pool.
         """
         plugin = load_plugin("refiners", use.plugin).create(**use.values())
-        parameters = {"real": n_fit, "order-seed": plan.loaded.study.dataset.seed}
+        parameters = {"real": n_fit, "order-seed": order}
         inputs = {"dataset": (plan.datasets[fold],), "pool": (pool,)}
         return plan.add(cls, f"refine {label}", parameters, inputs, plugin=plugin, use=use, seed=seed, amount=count)
 

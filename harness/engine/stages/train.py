@@ -21,6 +21,7 @@ from harness.learning.batches import steps_for_epochs
 from harness.plugins.registry import load_plugin
 from harness.store.results import Result
 from harness.study.recipes import Recipe
+from harness.study.replicates import Draw, redrawn
 from harness.study.schema import Budget, SegmenterUse
 
 _SEEN = "seen.json"
@@ -73,8 +74,7 @@ class TrainStage(StageKind[TrainResult]):
         plan: Plan,
         use: SegmenterUse,
         recipe: Recipe,
-        seed: int,
-        fold: int,
+        draw: Draw,
         pools: Sequence[tuple[str, int]],
         budget: Budget,
     ) -> str:
@@ -84,8 +84,7 @@ class TrainStage(StageKind[TrainResult]):
             plan: to add to.
             use: the segmenter.
             recipe: its training set.
-            seed: of the training.
-            fold: of the split.
+            draw: its seed, its fold and its real images.
             pools: keys of the pools that the recipe takes from, with the pairs it takes of each.
             budget: how long it trains.
         """
@@ -96,11 +95,11 @@ class TrainStage(StageKind[TrainResult]):
             steps = budget.steps
         else:
             assert budget.epochs is not None
-            images = plan.n_fit(recipe.real, fold) + recipe.synthetic_count
+            images = plan.n_fit(recipe.real, draw.fold) + recipe.synthetic_count
             steps = steps_for_epochs(images, plugin.batch_size, budget.epochs)
         parameters = {
             "real": recipe.real,
-            "order-seed": study.dataset.seed,
+            "order-seed": study.order() if recipe.real is None else redrawn(study.order(), draw.subset),
             "synthetic": [count for _, count in pools],
             "repeat-real": recipe.synthetic_count if recipe.control == "real-repeated" else 0,
             "steps": steps,
@@ -109,12 +108,12 @@ class TrainStage(StageKind[TrainResult]):
         }
         return plan.add(
             cls,
-            plan.in_fold(f"train {label} * {recipe.label} * seed={seed}", fold),
+            plan.in_fold(f"train {label} * {recipe.label} * seed={draw.replicate}", draw.fold),
             parameters,
-            {"dataset": (plan.datasets[fold],), "pools": tuple(key for key, _ in pools)},
+            {"dataset": (plan.datasets[draw.fold],), "pools": tuple(key for key, _ in pools)},
             plugin=plugin,
             use=use,
-            seed=seed,
+            seed=draw.training,
             work=label,
             amount=steps,
         )

@@ -135,9 +135,9 @@ def _group(recipe: Recipe) -> tuple[tuple[int, int], str, str]:
 
 
 def comparison_figure(results: StudyResults, effects: list[Effect]) -> Figure | None:
-    """Draw every difference from the baseline with its 95 % interval, one line a comparison.
+    """Draw every difference from the baseline with its simultaneous 95 % interval, one line a comparison.
 
-    Filled: found after Holm's correction; hollow: no evidence either way; cross: not comparable.
+    Filled: a verdict; hollow: no evidence either way; cross: not comparable; band: the margin, where one is declared.
     """
     shown = [e for e in effects if e.difference == e.difference]
     if not shown:
@@ -152,6 +152,8 @@ def comparison_figure(results: StudyResults, effects: list[Effect]) -> Figure | 
             for row, effect in enumerate(own):
                 _difference(axis, row, effect)
             axis.axvline(0, color="#444444", linewidth=0.7, zorder=0)
+            if results.comparison.margin == results.comparison.margin:
+                axis.axvspan(-results.comparison.margin, results.comparison.margin, color="#dfe8df", zorder=-1)
             axis.set_yticks(range(len(own)), [e.key.recipe + (f" · {e.key.dataset}" if several else "") for e in own])
             axis.set_ylim(len(own) - 0.4, -0.6)
             axis.tick_params(axis="y", length=0)
@@ -187,8 +189,8 @@ RATIO = FigureSpec(
 COMPARISON = FigureSpec(
     "comparison",
     "Difference from the baseline",
-    "Lines: 95 % intervals. Filled: found after Holm's correction; hollow: no evidence either way; cross: not "
-    "comparable.",
+    "Lines: simultaneous 95 % intervals. Coloured: helps or hurts; filled grey: no relevant difference; hollow: no "
+    "evidence either way; cross: not comparable; band: the margin below which a difference does not matter, if any.",
     lambda findings: [Panel(comparison_figure(findings.results, findings.effects))],
     place=30,
 )

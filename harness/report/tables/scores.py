@@ -13,15 +13,15 @@ from harness.report.format import interval, metric_name, number, p_value, signed
 from harness.report.tables.table import Cell, Table
 from harness.report.wording import comparison_caption, detectable, intervals_caption, score_caption, shows_any
 from harness.results.catalogue import TableSpec
-from harness.stats.arms import ArmKey
-from harness.stats.study import NO_VALUE, Effect, Score, evaluated, indistinguishable
+from harness.stats.study import NO_VALUE, Score, evaluated
+from harness.stats.verdicts import ArmKey, Effect
 
 if TYPE_CHECKING:
     from harness.report.findings import Findings
-    from harness.results.schema import StudyResults
+    from harness.results.schema import Comparison, StudyResults
 
 LEAK_NOTE = "† leak: something that made this number had seen what it is scored on: {}."
-TIE_NOTE = "≈ cannot be told from the best of its segmenter (the 95 % interval of the paired difference holds zero)."
+TIE_NOTE = "≈ not shown to be worse than the best of its segmenter (Hsu's comparisons with the best, at 95 %)."
 
 
 def score_tables(findings: Findings) -> Iterator[Table]:
@@ -37,7 +37,7 @@ def score_tables(findings: Findings) -> Iterator[Table]:
         for place, suffix, where in _places(results):
             title = f"Scores, {reduction}{where}"
             caption = score_caption(results, reduction)
-            yield _score_table(results, columns, place, f"scores-{reduction}{suffix}", title, caption)
+            yield _score_table(findings, columns, place, f"scores-{reduction}{suffix}", title, caption)
 
 
 def clinical_tables(findings: Findings) -> Iterator[Table]:
@@ -51,7 +51,7 @@ def clinical_tables(findings: Findings) -> Iterator[Table]:
     for place, suffix, where in _places(results):
         title = f"Polyps found, false alarms and outlines{where}"
         caption = f"Polyps found, false alarms and outlines, {intervals_caption(results)}"
-        yield _score_table(results, columns, place, f"scores-clinical{suffix}", title, caption)
+        yield _score_table(findings, columns, place, f"scores-clinical{suffix}", title, caption)
 
 
 def size_tables(findings: Findings) -> Iterator[Table]:
@@ -68,7 +68,7 @@ def size_tables(findings: Findings) -> Iterator[Table]:
     for place, suffix, where in _places(results):
         parts = [
             _score_table(
-                results,
+                findings,
                 [_Column(m, reduction, findings.scores(m.name, reduction)) for m in metrics],
                 place,
                 "",
@@ -118,7 +118,7 @@ def _score_cell(score: Score, digits: int, best: set[ArmKey], tied: set[ArmKey])
 
 
 def _score_table(
-    results: StudyResults,
+    findings: Findings,
     columns: Sequence[_Column],
     place: tuple[str, str],
     name: str,
@@ -128,7 +128,7 @@ def _score_table(
 ) -> Table:
     """Return a table of scores on one role: a row a segmenter and recipe, a column a metric."""
     found = [{score.key: score for score in column.listed if score.key[:2] == place} for column in columns]
-    marks = [indistinguishable(column.listed) for column in columns]
+    marks = [findings.best(column.metric.name, column.reduction) for column in columns]
     rows: list[list[Cell]] = []
     rules: set[int] = set()
     previous = ""
@@ -148,7 +148,7 @@ def _score_table(
         notes.append(TIE_NOTE)
     caveats = dict.fromkeys(s.caveat for s in listed if s.caveat and s.complete)
     notes.extend(f"{caveat[0].upper()}{caveat[1:]}." for caveat in caveats)
-    notes.extend(note for column in columns if (note := _note(results, column.metric)))
+    notes.extend(note for column in columns if (note := _note(findings.results, column.metric)))
     return Table(
         name,
         title,
@@ -187,74 +187,84 @@ def _score_record(score: Score) -> dict[str, object]:
     }
 
 
-def comparison_table(results: StudyResults, effects: list[Effect]) -> Table:
-    """Return the table of differences from the baseline with their verdicts."""
+def comparison_tables(findings: Findings) -> Iterator[Table]:
+    """Return one table for each family of comparisons, the primary one first."""
+    primary = findings.results.comparison
+    if findings.effects:
+        yield comparison_table(findings.results, primary, findings.effects, "comparison")
+    for family, effects in findings.secondary:
+        if effects:
+            slug = "-".join(family.name.replace("*", "").split())
+            yield comparison_table(findings.results, family, effects, f"comparison-{slug}")
+
+
+def comparison_table(results: StudyResults, comparison: Comparison, effects: list[Effect], name: str) -> Table:
+    """Return the table of one family of differences with their verdicts."""
     places = evaluated(results)
     rows: list[list[Cell]] = []
     rules: set[int] = set()
     previous: tuple[str, ...] = ()
     reasons: dict[str, str] = {}
+    overs = list(dict.fromkeys(effect.over for effect in effects if effect.over and not effect.reason))
+
+    def marked(text: str) -> str:
+        return reasons.setdefault(text, f"({chr(97 + len(reasons) % 26)})")
+
     for effect in effects:
         key = effect.key
         if key[:3] != previous:
             rules.add(len(rows))
         shown = key.segmenter if key[:3] != previous else ""
         previous = key[:3]
-        mark = "†" if effect.reason.startswith("leak") else ""
-        reason = ""
-        if effect.reason:
-            reasons.setdefault(effect.reason, f"({chr(97 + len(reasons) % 26)})")
-            reason = reasons[effect.reason]
+        leaked = "†" if effect.reason.startswith("leak") else ""
+        reason = marked(effect.reason) if effect.reason else ""
+        if not reason and len(overs) > 1:
+            reason = marked(f"Speaks {effect.over}")
         rows.append(
             [
                 *([Cell(f"{key.dataset} ({key.role})")] if len(places) > 1 else []),
                 Cell(shown),
                 Cell(key.recipe),
                 Cell(effect.baseline),
-                Cell(f"{signed(effect.difference)} {interval(effect.low, effect.high, sign=True)}".strip(), mark=mark),
-                Cell(p_value(effect.p_holm)),
+                Cell(
+                    f"{signed(effect.difference)} {interval(effect.low, effect.high, sign=True)}".strip(), mark=leaked
+                ),
+                Cell(p_value(effect.p_adjusted)),
                 Cell(detectable(effect)),
                 Cell(effect.verdict, bold=effect.verdict in ("helps", "hurts"), mark=reason),
             ]
         )
-    records = [
-        {
-            **e.key._asdict(),
-            **{name: getattr(e, name) for name in ("baseline", "metric", "reduction", "difference", "low", "high")},
-            **{name: getattr(e, name) for name in ("p", "p_holm", "detectable", "verdict", "reason")},
-        }
-        for e in effects
-    ]
-    tested = sum(e.p == e.p for e in effects)
+    records = [{**e.key._asdict(), **{name: getattr(e, name) for name in _RECORDED}} for e in effects]
+    notes = ["Detectable: the smallest true difference that would be found in 80 % of repetitions of this study"]
+    notes[0] += "." if all(shows_any(e) for e in effects) else "; none: too few runs to show any, however large."
+    if len(overs) == 1:
+        notes.append(f"Verdicts speak {overs[0]}.")
     return Table(
-        "comparison",
-        f"Difference from the baseline, {metric_name(results.comparison.metric)}",
-        comparison_caption(results, tested),
+        name,
+        f"Difference {comparison.name}, {metric_name(comparison.metric)}",
+        comparison_caption(results, comparison, effects),
         [
             *(["Scored on"] if len(places) > 1 else []),
-            *["Segmenter", "Training set", "Baseline", "Difference", "p (Holm)", "Detectable", "Verdict"],
+            *["Segmenter", "Training set", "Compared with", "Difference", "p (adjusted)", "Detectable", "Verdict"],
         ],
         rows,
         frozenset(rules),
-        [
-            "Detectable: the smallest true difference that would be found in 80 % of repetitions of this study"
-            + (
-                "."
-                if all(shows_any(e) for e in effects)
-                else "; none: too few training runs to show any, however large."
-            ),
-            *(f"{mark} {reason}." for reason, mark in reasons.items()),
-        ],
+        [*notes, *(f"{mark} {reason}." for reason, mark in reasons.items())],
         text_columns=3 if len(places) == 1 else 4,
         records=records,
     )
 
 
+_RECORDED = (
+    "baseline", "metric", "reduction", "family", "comparisons", "difference", "low", "high", "p", "p_adjusted",
+    "detectable", "margin", "verdict", "over", "reason",
+)  # fmt: skip
+
 COMPARISON = TableSpec(
     "comparison",
     "Difference from the baseline",
-    "Paired by image and seed, with intervals, p values after Holm's correction and verdicts.",
-    lambda findings: [comparison_table(findings.results, findings.effects)] if findings.effects else [],
+    "Paired by image and run, with simultaneous intervals, adjusted p values and verdicts; one table a family.",
+    comparison_tables,
     place=10,
 )
 
