@@ -87,7 +87,8 @@ class PlanBuilder:
             shown, plugins, fold, n_fit, made, count, tuple(selections), fidelity, control, declared.makes, tuple(fits)
         )
         self.pools[name, control, n_fit, draw] = pool
-        self.plan.pools.append(pool)
+        if first:
+            self.plan.pools.append(pool)
         return pool
 
     def _order(self, draw: Draw) -> int:
@@ -218,15 +219,14 @@ class PlanBuilder:
         """Add the training of one segmenter on one recipe, and its scores."""
         plugin = load_plugin("segmenters", use.plugin).create(**use.values())
         name = use.name or plugin.label
-        pools: list[tuple[str, int]] = []
-        fits: list[str] = []
+        pools: list[tuple[Pool, int]] = []
         if recipe.control != "real-repeated":
             for generator, count in recipe.synthetic:
                 declared = self._declared(generator, recipe)
                 pool = self.pool(generator, declared, draw, declared.n_fit(recipe), bool(recipe.control))
-                pools.append((pool.key, count))
-                fits += pool.fits
-        train = TrainStage.add(self.plan, use, recipe, draw, pools, self.study.budget)
+                pools.append((pool, count))
+        taken = [(pool.key, count) for pool, count in pools]
+        train = TrainStage.add(self.plan, use, recipe, draw, taken, self.study.budget)
         dataset = self.plan.datasets[draw.fold]
         label = self.plan.in_fold(f"{name} * {recipe.label} * seed={draw.replicate}", draw.fold)
         for on in self.study.evaluate.on:
@@ -241,8 +241,8 @@ class PlanBuilder:
                 role=role,
             )
             where = self.plan.dataset.name if on in ROLES else on
-            keys = tuple(key for key, _ in pools)
-            self.plan.cells.append(Cell(name, recipe, draw, where, role, train, evaluate, keys, tuple(fits)))
+            used = tuple(pool for pool, _ in pools)
+            self.plan.cells.append(Cell(name, recipe, draw, where, role, train, evaluate, used))
 
     def _declared(self, generator: str, recipe: Recipe) -> GeneratorDeclaration:
         if recipe.control:

@@ -11,7 +11,7 @@ from harness.study.schema import Compare, Study
 
 #: Names of the families that every study has, where it has such arms.
 PRIMARY = "from the baseline"
-CONTROLS = "of arms without synthetic information from the baseline"
+CONTROLS = "of controls from the baseline"
 
 
 def comparisons(study: Study, recipes: Sequence[Recipe]) -> list[Comparison]:

@@ -71,8 +71,7 @@ class Cell:
         role: whose images of that.
         train: key of its training.
         evaluate: key of its scores.
-        pools: keys of the pools that it learns from.
-        fits: keys of the fits behind them that learned something.
+        pools: that it learns from.
     """
 
     segmenter: str
@@ -82,8 +81,7 @@ class Cell:
     role: str
     train: str
     evaluate: str
-    pools: tuple[str, ...] = ()
-    fits: tuple[str, ...] = ()
+    pools: tuple[Pool, ...] = ()
 
     @property
     def seed(self) -> int:

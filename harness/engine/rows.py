@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from harness.engine.graph import Cell, Measurement, Pool, Reference
@@ -81,9 +81,7 @@ class Rows:
 
     def _n_fit_of(self, cell: Cell) -> int | str:
         """Return the most real pairs that a generator of a recipe was fitted on; nothing when it takes from none."""
-        keys = self.plan.stages[cell.train].inputs["pools"]
-        fits = [self.plan.n_fit(pool.n_fit, pool.fold) for pool in self.plan.pools if pool.key in keys]
-        return max(fits, default="")
+        return max((self.plan.n_fit(pool.n_fit, pool.fold) for pool in cell.pools), default="")
 
     def _of_pool(self, pool: Pool) -> Iterator[Row]:
         """Yield what a generator's checkpoints scored, and what was measured of its pairs."""
@@ -196,12 +194,13 @@ def image_table(stored: StoredResults) -> pd.DataFrame:
 def _drawn(cell: Cell) -> Row:
     """Return which replicate a cell is of, and what tells its draws from those of others; nothing where it has none."""
 
-    def named(keys: tuple[str, ...]) -> str:
+    def named(keys: Iterable[str]) -> str:
         return "+".join(key[:12] for key in keys)
 
     subset = "" if cell.recipe.real in (None, 0) else str(cell.draw.subset)
-    drawn = {"training": cell.draw.training, "pool": named(cell.pools), "fit": named(cell.fits), "subset": subset}
-    return {"seed": cell.seed, **drawn}
+    pools = named(pool.key for pool in cell.pools)
+    fits = named(fit for pool in cell.pools for fit in pool.fits)
+    return {"seed": cell.seed, "training": cell.draw.training, "pool": pools, "fit": fits, "subset": subset}
 
 
 def _number(value: float | None) -> float:

@@ -70,9 +70,9 @@ def test_verify_finds_what_is_missing_or_changed(finished_study: Any) -> None:
 
 def test_du_counts_results_by_kind(finished_study: Any) -> None:
     told = finished_study.command("store", "du", "--json").json
-    # One generator, refined, and one control; 5 training sets and 2 seeds
+    # One generator, refined, and one control, each with a pool a replicate; 5 training sets and 2 replicates
     assert {kind: row["results"] for kind, row in told.items() if kind != "features"} == {
-        "dataset": 1, "fit": 2, "select": 1, "sample": 2, "refine": 1, "train": 10, "evaluate": 10, "fidelity": 2,
+        "dataset": 1, "fit": 2, "select": 1, "sample": 4, "refine": 2, "train": 10, "evaluate": 10, "fidelity": 2,
     }  # fmt: skip
 
 
