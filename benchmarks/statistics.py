@@ -57,8 +57,8 @@ def _equal(deviation: float) -> Runs:
     return lambda rng, runs: rng.normal(0, deviation, (ARMS, runs))
 
 
-def _mixed(rng: np.random.Generator, runs: int) -> Array:
-    return rng.normal(0, 1, (ARMS, runs)) * np.geomspace(0.005, 0.03, ARMS)[rng.permutation(ARMS), None]
+def _mixed(deviations: Array) -> Runs:
+    return lambda rng, runs: rng.normal(0, 1, (ARMS, runs)) * deviations[rng.permutation(ARMS), None]
 
 
 def _heavy(rng: np.random.Generator, runs: int) -> Array:
@@ -78,7 +78,8 @@ def _fits(trainings: int) -> Runs:
 
 CASES = (
     *(Case(f"run deviation {deviation:.3f}", _equal(deviation)) for deviation in (0.005, 0.01, 0.02, 0.03)),
-    Case("mixed, .005 to .03", _mixed),
+    Case("mixed evenly, .005 to .03", _mixed(np.linspace(0.005, 0.03, ARMS))),
+    Case("few unsteady, .005 to .03", _mixed(np.geomspace(0.005, 0.03, ARMS))),
     Case("heavy tails", _heavy),
     Case("60 groups, .010", _equal(0.01), grouped=True),
     Case("fits drawn anew", _fits(1)),

@@ -243,7 +243,8 @@ def unequal_notes(components: Components, where: str) -> list[str]:
     """Return a sentence where one arm varies more from run to run than pooling over arms can show."""
     return [
         f"{where}: {arm} varies more from run to run (standard deviation {own:.3f}) than the other arms "
-        f"({others:.3f}); intervals, which take arms to vary alike, are too narrow for it and too wide for them."
+        f"({others:.3f}), which intervals take to vary alike: its own may be too narrow, and those of the others are "
+        "too wide."
         for arm, (own, others) in components.unequal().items()
     ]
 

@@ -89,10 +89,22 @@ def test_degrees_of_freedom_are_hillis_s():
     found = components.difference("arm0", "arm3")
     moved = (components.influence[0] - components.influence[3]).mean(axis=0)
     image_variance = (moved**2).sum()
-    runs = 2 * components.run_square / 3
+    runs = max(2 * components.run_square, components.own_squares[0] + components.own_squares[3]) / 3
     expected = found.error**4 / (image_variance**2 / 79 + runs**2 / (4 * 2))
     assert found.degrees == pytest.approx(expected, rel=1e-9)
     assert components.run_degrees == 8
+
+
+def test_arms_that_vary_more_than_pooled_keep_their_own_deviation():
+    rng = np.random.default_rng(14)
+    scores = 0.6 + rng.normal(0, 0.002, (8, 5, 1)) + rng.normal(0, 0.01, (8, 5, 60))
+    scores[0] += np.array([[0.05], [-0.05], [0.02], [-0.02], [0.0]])
+    components = Components(block(scores))
+    unsteady, steady = components.difference("arm0", "arm1"), components.difference("arm2", "arm1")
+    own = components.scores[0].var(ddof=1)
+    assert unsteady.run_error**2 == pytest.approx((own + components.scores[1].var(ddof=1)) / 5, rel=0.2)
+    assert steady.run_error**2 == pytest.approx(2 * components.run_square / 5)
+    assert components.own_squares.mean() == pytest.approx(components.run_square)
 
 
 def test_runs_are_pooled_over_arms_and_never_dropped():
@@ -117,11 +129,21 @@ def test_interval_p_and_margin_never_contradict_each_other():
             assert found.within(0.02, family=family) == (outer[0] > -0.02 and outer[1] < 0.02)
 
 
-def test_detectable_is_cochran_s_with_the_same_t():
-    found = Estimate(0.0, 0.01, 7.0, 0.0, 0.01, 3, 100)
-    expected = (stats.t.ppf(1 - 0.05 / 28, 7) + stats.t.ppf(0.8, 7)) * 0.01
-    assert found.detectable(family=14) == pytest.approx(expected, rel=1e-9)
-    assert found.detectable(family=14) > found.detectable() > stats.t.ppf(0.975, 7) * 0.01
+@pytest.mark.parametrize("degrees", [2.0, 7.0, 30.0, 1e6])
+@pytest.mark.parametrize("family", [1, 14])
+def test_detectable_is_where_the_noncentral_t_has_its_power(degrees, family):
+    """Divided by the median of the error's own distribution; both against scipy."""
+    found = Estimate(0.0, 0.01, degrees, 0.0, 0.01, 3, 100)
+    median = np.sqrt(stats.chi2.median(degrees) / degrees)
+    critical = stats.t.ppf(1 - 0.05 / (2 * family), degrees)
+    power = stats.nct.sf(critical, degrees, found.detectable(family=family) * median / 0.01)
+    assert power == pytest.approx(0.8, abs=0.02)
+
+
+def test_the_smallest_detectable_effect_of_many_images_and_runs_is_the_textbook_one():
+    found = Estimate(0.0, 0.01, 1e9, 0.01, 0.0, 3, 100)
+    assert found.detectable() == pytest.approx((1.959964 + 0.841621) * 0.01, rel=1e-5)
+    assert found.detectable(family=10) == pytest.approx((2.807034 + 0.841621) * 0.01, rel=1e-5)
 
 
 def test_when_nothing_varies_nothing_is_said():
