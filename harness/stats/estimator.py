@@ -18,7 +18,8 @@ detectable effect and equivalence, so that they cannot contradict each other.
 
 Limits: two runs of an arm cannot show that it varies far more than the others; with a sixfold range of deviations, two
 replicates give false alarms in 8 or 9 % of studies where 5 % are promised (``benchmarks/statistics.py``), and
-:meth:`Components.unequal` says where it is visible. With folds, training sets overlap, which no estimate from the same data covers (Bengio and Grandvalet 2004).
+:meth:`Components.unequal` says where it is visible. With folds, training sets overlap, which no estimate from the same
+data covers (Bengio and Grandvalet 2004).
 """
 
 from __future__ import annotations

@@ -207,7 +207,7 @@ def folded(rng, arms, folds, images, *, fold=0.0, rest=0.1):
 
 def test_folds_as_runs_have_the_error_of_a_paired_t_test_over_folds():
     """With images nested in folds the mean square of arms by folds holds all of the error."""
-    ratios, repetitions = [], 200
+    ratios, repetitions = [], 100
     for number in range(repetitions):
         found = folded(np.random.default_rng(number), 2, 5, 40)
         differences = found.scores()[0] - found.scores()[1]
@@ -222,14 +222,14 @@ def test_runs_of_one_unit_do_not_count_for_themselves():
     """Three fits with five trainings each: what a fit does to its trainings is not averaged away by more trainings."""
     rng = np.random.default_rng(9)
     rejected = {"nested": 0, "ignored": 0}
-    for _ in range(200):
+    for _ in range(100):
         fits = rng.normal(0, 0.02, (4, 3, 1)).repeat(5, axis=1)
         fits[0] = 0.0
         scores = 0.6 + fits + rng.normal(0, 0.003, (4, 15, 1)) + rng.normal(0, 0.1, (4, 15, 60)) * 0.2
         for name, units in (("nested", np.arange(15) // 5), ("ignored", np.arange(15))):
             rejected[name] += Components(block(scores, units=units)).difference("arm1", "arm0").p() <= 0.05
-    assert rejected["nested"] / 200 <= 0.10
-    assert rejected["ignored"] / 200 >= 0.3
+    assert rejected["nested"] / 100 <= 0.12
+    assert rejected["ignored"] / 100 >= 0.3
 
 
 @pytest.mark.parametrize(
@@ -238,32 +238,32 @@ def test_runs_of_one_unit_do_not_count_for_themselves():
 )
 def test_coverage_and_false_alarms_of_whole_families(runs, run, image, rest):
     """Eight arms, nothing true: 0.05 is what is promised for the seven comparisons together."""
-    covered, shouted, repetitions = [], 0, 300
+    covered, shouted, repetitions = [], 0, 120
     for number in range(repetitions):
         made = drawn(np.random.default_rng(number), 8, runs, run=run, image=image, rest=rest)
         found = [Components(made).difference(f"arm{a}", "arm0") for a in range(1, 8)]
         covered += [low <= 0 <= high for low, high in (e.interval() for e in found)]
         shouted += min(adjusted(e.p(), 7) for e in found) <= 0.05
     assert 0.925 <= np.mean(covered) <= 0.98
-    assert shouted / repetitions <= 0.075
+    assert shouted / repetitions <= 0.09
 
 
 def test_power_at_the_detectable_effect_is_eighty_percent():
-    sizes = [Components(drawn(np.random.default_rng(n), 8)).difference("arm7", "arm0") for n in range(60)]
+    sizes = [Components(drawn(np.random.default_rng(n), 8)).difference("arm7", "arm0") for n in range(40)]
     detectable = float(np.median([e.detectable(family=7) for e in sizes]))
-    made = (drawn(np.random.default_rng(900 + n), 8, effect=detectable) for n in range(400))
+    made = (drawn(np.random.default_rng(900 + n), 8, effect=detectable) for n in range(200))
     found = [adjusted(Components(one).difference("arm7", "arm0").p(), 7) <= 0.05 for one in made]
-    assert 0.74 <= np.mean(found) <= 0.87
+    assert 0.72 <= np.mean(found) <= 0.89
 
 
 def test_equivalence_is_claimed_falsely_in_at_most_one_of_twenty():
     """The true difference is the margin itself."""
     claimed = [
         Components(drawn(np.random.default_rng(n), 4, 5, effect=0.03)).difference("arm3", "arm0").within(0.03)
-        for n in range(400)
+        for n in range(200)
     ]
-    assert np.mean(claimed) <= 0.07
-    same = (drawn(np.random.default_rng(n), 4, 5) for n in range(60))
+    assert np.mean(claimed) <= 0.08
+    same = (drawn(np.random.default_rng(n), 4, 5) for n in range(30))
     assert np.mean([Components(one).difference("arm3", "arm0").within(0.06) for one in same]) > 0.8
 
 
@@ -281,7 +281,7 @@ def test_a_score_has_the_error_of_means_over_crossed_runs_and_images():
 
 def test_scores_of_several_arms_cover_their_means():
     covered = []
-    for number in range(200):
+    for number in range(120):
         rng = np.random.default_rng(number)
         made = drawn(rng, 4, 3, run=0.02)
         moved = rng.normal(0, 0.02, (1, 3, 1))
@@ -314,16 +314,16 @@ def test_an_arm_that_varies_more_than_the_others_is_named():
 
 
 def test_equal_arms_are_seldom_said_to_vary_differently():
-    named = [bool(Components(drawn(np.random.default_rng(n), 8, 3, run=0.02)).unequal()) for n in range(300)]
+    named = [bool(Components(drawn(np.random.default_rng(n), 8, 3, run=0.02)).unequal()) for n in range(100)]
     assert np.mean(named) <= 0.04
 
 
 def test_the_best_arm_is_seldom_said_to_be_worse():
     """Hsu's promise: of equal arms, each of which is the best, some given one is called worse in 5 % of studies."""
     wrong = [
-        "arm0" in Components(drawn(np.random.default_rng(n), 8, 3, run=0.02)).not_the_best() for n in range(300)
+        "arm0" in Components(drawn(np.random.default_rng(n), 8, 3, run=0.02)).not_the_best() for n in range(100)
     ]  # fmt: skip
-    assert np.mean(wrong) <= 0.07
+    assert np.mean(wrong) <= 0.09
 
 
 def test_a_worse_arm_is_seen_in_both_directions():
