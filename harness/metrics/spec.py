@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from harness.data.pairs import PairSet
     from harness.metrics.features.feature_network import Mode
-    from harness.metrics.inputs.places import Pictures
+    from harness.metrics.inputs.pictures import Pictures
     from harness.metrics.segmentation.mask_batch import MaskBatch
 
 Values = dict[str, float | str | int | bool]

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 import harness.weights.locate
+from harness.engine.places import read_both_masks, read_images
 from harness.metrics.features.extract import features
 from harness.metrics.features.networks import network_named
 from harness.metrics.fidelity.frechet import beside_fid, frechet_distance
 from harness.metrics.fidelity.sifid import single_image_distances
-from harness.metrics.inputs.places import read_both_masks, read_images
 
 CPU = torch.device("cpu")
 
