@@ -51,7 +51,7 @@ status: setup ## Say what is done, running, failed and left: NAME=... [PROFILE=.
 	@$(HARNESS) study status $(NAME) $(FLAGS)
 
 data: setup ## List datasets, or import one: NAME=kvasir-seg FROM=kvasir-seg.zip
-	@if [ -n "$(FROM)" ]; then $(HARNESS) data import $(if $(filter kvasir-seg hyperkvasir cvc-clinicdb etis-larib,$(NAME)),$(NAME),folder --name $(NAME)) --from "$(FROM)" $(ARGS); else $(HARNESS) data list $(ARGS); fi
+	@if [ -n "$(FROM)" ]; then $(HARNESS) data import --name "$(NAME)" --from "$(FROM)" $(ARGS); else $(HARNESS) data list $(ARGS); fi
 
 report: setup ## Render a study's report again from what is stored: NAME=... [PROFILE=...]
 	@test -n "$(NAME)" || { echo "Say which study: make report NAME=quickstart; make list shows them." >&2; exit 2; }

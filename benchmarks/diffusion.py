@@ -445,7 +445,7 @@ def sampling(arguments: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
-    from harness.metrics.inputs.places import read_pairs as read_place
+    from harness.engine.places import read_pairs as read_place
     from harness.plugins.registry import load_plugin
 
     torch.set_num_threads(arguments.threads)

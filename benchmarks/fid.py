@@ -73,10 +73,10 @@ def by_harness(real: str, synthetic: str) -> tuple[float, float]:
     """Return the FID by the harness, and the seconds it took with what its store holds."""
     import torch
 
+    from harness.engine.places import read_images
     from harness.metrics.features.extract import features
     from harness.metrics.features.networks import network_named
     from harness.metrics.fidelity.frechet import frechet_distance
-    from harness.metrics.inputs.places import read_images
 
     started = time.perf_counter()
     network = network_named("fid-inception")

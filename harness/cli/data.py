@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from harness.data.sources import FOLDER, SOURCES
 from harness.errors import DataError, DeclarationError
 
 if TYPE_CHECKING:
@@ -87,9 +88,11 @@ def _print_description(facts: dict[str, Any]) -> None:
 
 @app.command("import")
 def import_command(
-    source: Annotated[str, typer.Argument(help="kvasir-seg, hyperkvasir, cvc-clinicdb, etis-larib, or folder.")],
     origin: Annotated[Path, typer.Option("--from", help="Zip or folder with the images and masks; only read.")],
-    name: Annotated[str | None, typer.Option(help="Name of the dataset; needed for folder.")] = None,
+    source: Annotated[
+        str | None, typer.Argument(help=f"{', '.join(SOURCES)}, or {FOLDER}; left out, what --name says, or {FOLDER}.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help=f"Name of the dataset; needed for {FOLDER}.")] = None,
     images: Annotated[str | None, typer.Option(help="Folder of the images inside the origin.")] = None,
     masks: Annotated[str | None, typer.Option(help="Folder of the masks inside the origin.")] = None,
     groups: Annotated[Path | None, typer.Option(help="CSV with the columns id and group (patient, video).")] = None,
@@ -98,6 +101,7 @@ def import_command(
     """Import a zip or folder; every file is checked, and nothing is half-imported."""
     from harness.data.importing import import_dataset
 
+    source = source or (name if name in SOURCES else FOLDER)
     dataset = import_dataset(source, origin, name, images, masks, groups, _progress("checked"), _say)
     facts = _describe(dataset)
     if as_json:

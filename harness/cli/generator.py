@@ -78,6 +78,7 @@ def fit(
     from harness.cli.running import note_plan, run_shown
     from harness.engine.executors import make_executor
     from harness.engine.plan import plan_fit
+    from harness.engine.stages.fit import FitStage
     from harness.errors import HarnessError
     from harness.store.results import Store
 
@@ -87,17 +88,17 @@ def fit(
     store = Store()
     note_plan(plan, store, f"{loaded.name}-{key[:12]}", keep=True)
     summary, _ = run_shown(plan, store, runner, stages=len(plan.stages), track=track)
-    result = store.find("fit", key)
+    result = store.find(FitStage.name, key)
     if result is None:
         reasons = [f["reason"] for f in summary.failures.values() if f["status"] != "skipped"]
         raise HarnessError(f"{plugin} could not be fitted: {'; '.join(reasons)}")
-    checkpoints = result.values["checkpoints"]
-    facts = {"key": key, "label": result.record["label"], "checkpoints": checkpoints, "folder": str(result.folder)}
+    fitted = FitStage.read(result)
     if as_json:
-        print(json.dumps({**facts, "real": result.values["real"], "stored": not summary.done}, indent=2))
+        facts = {"key": key, "label": fitted.label, "checkpoints": fitted.steps, "folder": str(result.folder)}
+        print(json.dumps({**facts, "real": fitted.n_pairs, "stored": not summary.done}, indent=2))
         return
     how = "was fitted already" if key in summary.stored_before else f"fitted in {result.record['seconds']:.0f} s"
-    print(f"{plugin} {how} on {result.values['real']} real pairs; checkpoints at {', '.join(map(str, checkpoints))}.")
+    print(f"{plugin} {how} on {fitted.n_pairs} real pairs; checkpoints at {', '.join(map(str, fitted.steps))}.")
     print(f"Key: {key}")
     print(f"Sample from it: harness generator sample --from {key[:12]} -n 100 --out samples")
 
@@ -231,8 +232,8 @@ def _open_model(address: str, step: int | None) -> FittedGenerator:
 
 def _given_masks(where: str, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Return the masks of a place, uint8 (N, H, W) in {0, 1}, which must have ``size`` (height and width)."""
+    from harness.engine.places import read_masks
     from harness.errors import DeclarationError
-    from harness.metrics.inputs.places import read_masks
 
     masks = read_masks(where, size[0]).masks
     if masks.shape[1:] != size:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from harness.data.pairs import PairSet
     from harness.learning.judge import TrainedSegmenter
-    from harness.metrics.inputs.places import Pictures
+    from harness.metrics.inputs.pictures import Pictures
     from harness.metrics.spec import Arrays, FidelityMetric, SegmentationMetric
     from harness.plugins.contract import Segmenter
 
@@ -207,7 +207,7 @@ def _score(
     metrics: list[SegmentationMetric], predicted: str, true: str, tolerance: float | None, as_json: bool
 ) -> None:
     """Print the scores of predicted masks."""
-    from harness.metrics.inputs.places import read_predictions
+    from harness.engine.places import read_predictions
     from harness.metrics.segmentation.scores import fractions_of_any_size, reduce_all
     from harness.study.schema import Evaluate
 
@@ -310,7 +310,8 @@ def _read_both(
     metric: FidelityMetric, real: str, synthetic: str, size: int
 ) -> tuple[Pictures | PairSet, Pictures | PairSet]:
     """Read what a metric looks at."""
-    from harness.metrics.inputs.places import read_both_masks, read_images, read_pairs, with_sources
+    from harness.engine.places import read_both_masks, read_images, read_pairs
+    from harness.metrics.inputs.pictures import with_sources
 
     if metric.on == "pairs":
         return read_pairs(real, size), read_pairs(synthetic, size)
@@ -382,8 +383,8 @@ def _judged(
     """
     import tempfile
 
+    from harness.engine.places import read_pairs
     from harness.metrics.fidelity.measure import measure
-    from harness.metrics.inputs.places import read_pairs
     from harness.metrics.spec import Sets
 
     if trained and (segmenter or settings):

@@ -79,18 +79,21 @@ def gc(
 @app.command()
 def verify(as_json: Json = False) -> None:
     """Check that each stored result's key is the digest of its parts, and that its files are there."""
+    from harness.engine.stages import kinds
     from harness.store.results import Store, digest
 
+    known = kinds()
     broken = {}
     count = 0
     for result in Store().results():
         count += 1
         if digest(result.record["parts"]) != result.key:
             broken[str(result.folder)] = "its key is not the digest of its parts"
-        elif result.record["kind"] in ("sample", "refine") and not (result.folder / "pairs" / "images.npy").is_file():
-            broken[str(result.folder)] = "its pairs are missing"
-        elif result.record["kind"] == "train" and not (result.folder / result.values["weights"]).is_file():
-            broken[str(result.folder)] = "its weights are missing"
+        elif result.record["kind"] in known:
+            files = known[result.record["kind"]].thing.files(result)
+            missing = [str(file.relative_to(result.folder)) for file in files if not file.exists()]
+            if missing:
+                broken[str(result.folder)] = f"it lacks {', '.join(missing)}"
     if as_json:
         print(json.dumps({"results": count, "broken": broken}, indent=2))
     else:

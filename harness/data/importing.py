@@ -110,7 +110,7 @@ def _resolve_name(source: str, name: str | None) -> tuple[Source | None, str]:
     if source != FOLDER and source not in SOURCES:
         offered = [*SOURCES, FOLDER]
         raise DataError(f"There is no source {source!r}{nearest(source, offered)}; there are: {', '.join(offered)}.")
-    if name is None and source == FOLDER:
+    if not name and source == FOLDER:
         raise DataError("A folder of your own needs a name; add --name NAME.")
     name = name or source
     if not _NAME.fullmatch(name):

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+_FILES = ("images.npy", "masks.npy", "pairs.json")
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -73,6 +75,12 @@ class PairSet:
         """Build a set of real pairs: each one's lineage is its own id."""
         return cls(images, masks, tuple(ids), tuple(groups or ids), tuple(frozenset({name}) for name in ids))
 
+    @classmethod
+    def without_pictures(cls, ids: Sequence[str], size: tuple[int, int]) -> PairSet:
+        """Build a set of real pairs that are black, of one height and width, and take no memory."""
+        black = np.broadcast_to(np.uint8(0), (len(ids), *size, 3))
+        return cls.real(black, black[..., 0], ids)
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -130,6 +138,11 @@ class PairSet:
             tuple(lineage for s in sets for lineage in s.lineage),
         )
 
+    @staticmethod
+    def files(folder: Path) -> tuple[Path, ...]:
+        """Return the files that :meth:`save` writes into a folder."""
+        return tuple(folder / name for name in _FILES)
+
     def save(self, folder: Path) -> None:
         """Write ``images.npy``, ``masks.npy`` and ``pairs.json`` (ids, groups and interned lineages) into ``folder``.
 
@@ -139,8 +152,9 @@ class PairSet:
         if len(set(self.ids)) != len(self.ids):
             raise ValueError("ids must be unique within a set that is saved")
         folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / "images.npy", self.images)
-        np.save(folder / "masks.npy", self.masks)
+        images, masks, description = self.files(folder)
+        np.save(images, self.images)
+        np.save(masks, self.masks)
         distinct = list(dict.fromkeys(self.lineage))
         position = {lineage: i for i, lineage in enumerate(distinct)}
         document = {
@@ -149,16 +163,17 @@ class PairSet:
             "lineages": [sorted(lineage) for lineage in distinct],
             "lineage": [position[lineage] for lineage in self.lineage],
         }
-        (folder / "pairs.json").write_text(json.dumps(document))
+        description.write_text(json.dumps(document))
 
     @classmethod
     def load(cls, folder: Path) -> PairSet:
         """Open what :meth:`save` wrote; the arrays are memory-mapped read-only."""
-        document = json.loads((folder / "pairs.json").read_text())
+        images, masks, description = cls.files(folder)
+        document = json.loads(description.read_text())
         distinct = [frozenset(lineage) for lineage in document["lineages"]]
         return cls(
-            np.load(folder / "images.npy", mmap_mode="r"),
-            np.load(folder / "masks.npy", mmap_mode="r"),
+            np.load(images, mmap_mode="r"),
+            np.load(masks, mmap_mode="r"),
             tuple(document["ids"]),
             tuple(document["groups"]),
             tuple(distinct[i] for i in document["lineage"]),

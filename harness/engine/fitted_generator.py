@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.pairs import PairSet
+from harness.engine.stages.dataset import DatasetStage
+from harness.engine.stages.fit import FitStage
+from harness.engine.stages.select import SelectStage
 from harness.errors import HarnessError
-from harness.learning.work_folder import recorded_checkpoints
 from harness.plugins.contract import Checkpoint, Generator, Sample, SampleContext
 from harness.plugins.registry import load_plugin
 from harness.store.results import Result, Store
@@ -129,7 +131,8 @@ class FittedGenerator:
             )
         seen = None if document["seen"] is None else frozenset(document["seen"])
         checkpoint = Checkpoint(document["step"], folder / _CHECKPOINT, seen)
-        real = _without_pictures(tuple(document["ids"]), *document["size"])
+        height, width = document["size"]
+        real = PairSet.without_pictures(document["ids"], (height, width))
         selected = frozenset(document["selected"])
         return cls(generator, document["target"], checkpoint, real, selected, document["key"], document["label"])
 
@@ -164,41 +167,17 @@ class FittedGenerator:
 
         target = runtime["target"]
         generator = load_plugin("generators", target).create(**runtime["plugin-parameters"])
-        checkpoints = {checkpoint.step: checkpoint for checkpoint in recorded_checkpoints(fit.folder)}
-        wanted = step if step is not None else (selection.values["step"] if selection else max(checkpoints))
-        if wanted not in checkpoints:
-            steps = ", ".join(map(str, checkpoints))
-            raise HarnessError(f"The fit {fit.key[:12]} has no checkpoint at step {wanted}; it has {steps}.")
-        chosen = selection is not None and wanted == selection.values["step"]
-        selected = frozenset(selection.values["seen"]) if selection and chosen else frozenset[str]()
-        given = _real_pairs(store, fit, first, pictures or not generator.card.learns)
-        real = sampled_pairs(generator, checkpoints[wanted], given)
-        return cls(generator, target, checkpoints[wanted], real, selected, fit.key, fit.record["label"])
-
-
-def _real_pairs(store: Store, fit: Result, first: int | None, pictures: bool) -> PairSet:
-    from harness.data.splits import subset_order
-    from harness.engine.stages.dataset import RealPairs
-
-    ((kind, key),) = fit.record["inputs"]["dataset"]
-    result = store.find(kind, key)
-    if result is None:
-        raise HarnessError(
-            f"The dataset that {fit.record['label']!r} was fitted on is no longer in the store; run the fit again."
-        )
-    dataset = RealPairs(result.folder)
-    parameters = fit.record["parts"]["parameters"]
-    count = parameters["real"] if first is None else first
-    if pictures:
-        return dataset.first(count, parameters["order-seed"])
-    names = dataset.split.ids("fit")
-    if count is not None:
-        names = tuple(subset_order(names, parameters["order-seed"])[:count])
-    size = int(dataset.source["size"])
-    return _without_pictures(tuple(f"{dataset.name}/{name}" for name in names), size, size)
-
-
-def _without_pictures(ids: tuple[str, ...], height: int, width: int) -> PairSet:
-    """Return pairs that have ids and a size, and take no memory."""
-    black = np.broadcast_to(np.uint8(0), (len(ids), height, width, 3))
-    return PairSet.real(black, black[..., 0], ids)
+        fitted = FitStage.read(fit)
+        choice = SelectStage.read(selection) if selection else None
+        wanted = step if step is not None else (choice.step if choice else fitted.checkpoints[-1].step)
+        checkpoint = fitted.at(wanted)
+        selected = choice.seen if choice and choice.step == wanted else frozenset[str]()
+        dataset = store.find(*fit.record["inputs"]["dataset"][0])
+        if dataset is None:
+            raise HarnessError(
+                f"The dataset that {fitted.label!r} was fitted on is no longer in the store; run the fit again."
+            )
+        needed = pictures or not generator.card.learns
+        given = fitted.pairs(DatasetStage.read(dataset), first, pictures=needed)
+        real = sampled_pairs(generator, checkpoint, given)
+        return cls(generator, target, checkpoint, real, selected, fitted.key, fitted.label)

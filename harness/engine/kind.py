@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ class StageKind(ABC, Generic[R]):
         comparable: whether equal amounts of it mean about as much work, whatever plugin does it.
         makes_pool: whether it makes a pool, of which others read the first pairs only.
         learning: modules of ``harness.learning`` that it computes with; their code is part of the keys.
+        real_pairs: name of its parameter that says how many real pairs of the fit role it takes, None for all of them;
+            empty where there is none.
+        not_shown: parameters that other facts say better to people.
     """
 
     name: ClassVar[str]
@@ -37,6 +41,8 @@ class StageKind(ABC, Generic[R]):
     comparable: ClassVar[bool] = False
     makes_pool: ClassVar[bool] = False
     learning: ClassVar[tuple[str, ...]] = ()
+    real_pairs: ClassVar[str] = ""
+    not_shown: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     @abstractmethod
@@ -47,6 +53,11 @@ class StageKind(ABC, Generic[R]):
     @abstractmethod
     def read(cls, result: Result) -> R:
         """Open what :meth:`run` wrote."""
+
+    @classmethod
+    def files(cls, result: Result) -> Iterable[Path]:
+        """Return the files, or folders, without which a result cannot be used; none unless a kind says better."""
+        return ()
 
     @classmethod
     def numbers(cls, result: Result) -> Iterator[tuple[str, float]]:

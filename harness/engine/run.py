@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from harness.engine.executors.executor import Executor
 from harness.engine.graph import Plan, Stage
 from harness.engine.stages import kinds
+from harness.engine.stages.fit import FitStage
+from harness.engine.stages.select import SelectStage
 from harness.home import extensions_folder, home
 from harness.store.results import Result, Store
 
@@ -79,7 +81,7 @@ def specification(stage: Stage, plan: Plan, store: Store) -> dict[str, Any]:
 
     A fit also names the select stages that wait for it, whose scores it computes as checkpoints come.
     """
-    waiting = [s for s in plan.stages.values() if s.kind == "select" and stage.key in s.inputs["fit"]]
+    waiting = [s for s in plan.stages.values() if s.kind == SelectStage.name and stage.key in s.inputs["fit"]]
     return {
         "kind": stage.kind,
         "label": stage.label,
@@ -96,7 +98,7 @@ def specification(stage: Stage, plan: Plan, store: Store) -> dict[str, Any]:
         "large": kinds()[stage.kind].thing.large,
         "devices": stage.devices,
         "device": "auto",
-        "selections": [specification(select, plan, store) for select in waiting] if stage.kind == "fit" else [],
+        "selections": [specification(select, plan, store) for select in waiting] if stage.kind == FitStage.name else [],
     }
 
 

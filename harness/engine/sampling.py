@@ -13,16 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.engine.fitted_generator import FittedGenerator
+from harness.engine.stages.fit import FitStage
+from harness.engine.stages.sample import SampleStage
+from harness.engine.stages.select import SelectStage
 from harness.errors import DeclarationError, HarnessError, nearest
+from harness.metrics.inputs.pictures import bare_name
 from harness.store.results import Result, Store, write_json
 
 if TYPE_CHECKING:
     import torch
 
+#: The file beside samples that says how each was made.
+MANIFEST = "manifest.json"
 #: Items made between two writes.
 _CHUNK = 64
 #: Kinds of stages that stand for a fitted generator.
-SAMPLED_FROM = ("fit", "select", "sample")
+SAMPLED_FROM = (FitStage.name, SelectStage.name, SampleStage.name)
 
 
 def find_fitted(name: str, step: int | None = None, store: Store | None = None) -> FittedGenerator:
@@ -73,11 +79,11 @@ def _when(result: Result) -> str:
 def _from_result(store: Store, found: Result, step: int | None) -> FittedGenerator:
     """Open a fit, or the fit and the selection behind a ``select`` or ``sample`` result."""
     fit, selection, first = found, None, None
-    if found.record["kind"] != "fit":
+    if found.record["kind"] != FitStage.name:
         inputs = found.record["inputs"]
-        first = found.record["parts"]["parameters"].get("real")
+        first = found.record["parts"]["parameters"].get(SampleStage.real_pairs)
         fit = _needed(store, *inputs["fit"][0])
-        if found.record["kind"] == "select":
+        if found.record["kind"] == SelectStage.name:
             selection = found
         elif inputs.get("select"):
             selection = _needed(store, *inputs["select"][0])
@@ -100,7 +106,7 @@ def write_samples(
     masks: NDArray[np.uint8] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Write samples as ``images/NUMBER.png`` and ``masks/NUMBER.png`` (0 and 255), with ``manifest.json``.
+    """Write samples as ``images/NUMBER.png`` and ``masks/NUMBER.png`` (0 and 255), with their manifest.
 
     Args:
         fitted: to sample from.
@@ -141,8 +147,19 @@ def write_samples(
         "lineages": [sorted(lineage) for lineage in lineages],
         "pairs": rows,
     }
-    write_json(folder / "manifest.json", json.loads(json.dumps(manifest)))
+    write_json(folder / MANIFEST, json.loads(json.dumps(manifest)))
     return manifest
+
+
+def lineages_in(manifest: bytes) -> dict[str, frozenset[str]]:
+    """Return the lineage of each sample by the name of its files, from the manifest that :func:`write_samples` wrote.
+
+    Raises:
+        ValueError, TypeError, AttributeError, LookupError: it is another program's.
+    """
+    document = json.loads(manifest)
+    lineages = [frozenset(ids) for ids in document["lineages"]]
+    return {bare_name(row["id"]): lineages[row["lineage"]] for row in document["pairs"]}
 
 
 def _write_picture(path: Path, pixels: NDArray[np.uint8]) -> None:

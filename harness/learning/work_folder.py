@@ -19,7 +19,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from harness.errors import PluginError
 from harness.plugins.contract import Checkpoint
@@ -36,6 +36,31 @@ if TYPE_CHECKING:
 ProgressCallback = Callable[[int, int, str], None]
 
 _BUFFERED_ROWS = 200
+_METRICS, _PICTURES = "metrics.jsonl", "images"
+
+
+class LoggedValue(NamedTuple):
+    """One value of a metric: name, value, step, and when it was logged in Unix seconds."""
+
+    name: str
+    value: float
+    step: int
+    time: float
+
+
+def metrics_file(folder: Path) -> Path:
+    """Return where the metrics of a stage are, at work or done; no file when it has logged none."""
+    return folder / _METRICS
+
+
+def logged_values(text: str) -> list[LoggedValue]:
+    """Read whole lines of a file of metrics."""
+    return [LoggedValue(**json.loads(line)) for line in text.splitlines()]
+
+
+def pictures_folder(folder: Path) -> Path:
+    """Return where the picture grids of a stage are, at work or done; no folder when it has logged none."""
+    return folder / _PICTURES
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -120,12 +145,12 @@ class WorkFolder:
     @property
     def metrics_file(self) -> Path:
         """Where the metrics are; :meth:`flush` brings it up to date."""
-        return self.folder / "metrics.jsonl"
+        return metrics_file(self.folder)
 
     def _start_afresh(self) -> None:
-        for name in ("metrics.jsonl", "notes.json", "checkpoints.json"):
+        for name in (_METRICS, "notes.json", "checkpoints.json"):
             (self.folder / name).unlink(missing_ok=True)
-        for name in ("images", "checkpoints"):
+        for name in (_PICTURES, "checkpoints"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def checkpoint_folder(self, step: int) -> Path:
@@ -163,7 +188,7 @@ class WorkFolder:
         """Write a grid of uint8 (N, H, W, 3) images to ``images/NAME/STEP.png``."""
         from PIL import Image
 
-        path = self.folder / "images" / name / f"{step}.png"
+        path = pictures_folder(self.folder) / name / f"{step}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image_grid(images)).save(path)
 

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from harness.errors import DeclarationError, PluginError, nearest
-from harness.home import extensions_folder
 from harness.plugins.discovery import Found, discover
 from harness.plugins.fingerprint import code_of_imported
 
@@ -25,7 +22,7 @@ if TYPE_CHECKING:
 
     from harness.data.pairs import PairSet
     from harness.metrics.features.feature_network import Mode
-    from harness.metrics.inputs.places import Pictures
+    from harness.metrics.inputs.pictures import Pictures
     from harness.metrics.segmentation.mask_batch import MaskBatch
 
 Values = dict[str, float | str | int | bool]
@@ -241,9 +238,8 @@ class SegmentationMetric(MetricSpec):
         return float("nan")
 
 
-@cache
-def _found(of: type[MetricSpec], package: str, folder: Path) -> dict[str, Found[Any]]:
-    """Return the metrics of a kind, in their order; those of one folder of extensions are looked for once."""
+def _found(of: type[MetricSpec], package: str) -> dict[str, Found[Any]]:
+    """Return the metrics of a kind, in their order."""
     known = discover(of, [package])
     return dict(sorted(known.items(), key=lambda item: (item[1].thing.order, item[0])))
 
@@ -254,7 +250,7 @@ def found_fidelity() -> dict[str, Found[FidelityMetric]]:
     Raises:
         PluginError: two have one name, or an extension cannot be imported.
     """
-    return _found(FidelityMetric, "harness.metrics.fidelity", extensions_folder())
+    return _found(FidelityMetric, "harness.metrics.fidelity")
 
 
 def found_segmentation() -> dict[str, Found[SegmentationMetric]]:
@@ -263,7 +259,7 @@ def found_segmentation() -> dict[str, Found[SegmentationMetric]]:
     Raises:
         PluginError: two have one name, or an extension cannot be imported.
     """
-    return _found(SegmentationMetric, "harness.metrics.segmentation", extensions_folder())
+    return _found(SegmentationMetric, "harness.metrics.segmentation")
 
 
 def fidelity_metrics() -> dict[str, FidelityMetric]:

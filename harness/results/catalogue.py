@@ -9,11 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.home import extensions_folder
 from harness.plugins.discovery import Found, discover
 
 if TYPE_CHECKING:
@@ -87,7 +84,7 @@ def tables() -> dict[str, Found[TableSpec]]:
     Raises:
         PluginError: two have one name, or an extension cannot be imported.
     """
-    return _found(TableSpec, ("harness.report.tables", "harness.report.papers"), extensions_folder().absolute())
+    return _in_order(discover(TableSpec, ["harness.report.tables", "harness.report.papers"]))
 
 
 def figures() -> dict[str, Found[FigureSpec]]:
@@ -96,11 +93,8 @@ def figures() -> dict[str, Found[FigureSpec]]:
     Raises:
         PluginError: two have one name, or an extension cannot be imported.
     """
-    return _found(FigureSpec, ("harness.report.figures", "harness.report.papers"), extensions_folder().absolute())
+    return _in_order(discover(FigureSpec, ["harness.report.figures", "harness.report.papers"]))
 
 
-@cache
-def _found(of: Any, packages: tuple[str, ...], extensions: Path) -> dict[str, Found[Any]]:
-    """Look once for each folder of extensions."""
-    found = discover(of, packages)
+def _in_order(found: dict[str, Found[Any]]) -> dict[str, Found[Any]]:
     return dict(sorted(found.items(), key=lambda item: item[1].thing.place))

@@ -59,7 +59,7 @@ def write_json(path: Path, value: Any) -> None:
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
 
 
@@ -106,6 +106,12 @@ class Result:
     def notes(self) -> list[str]:
         """Sentences that every report on this result must show."""
         return list(self.record.get("notes", []))
+
+
+def result_in(folder: Path) -> Result | None:
+    """Return the result whose files a folder holds, wherever it is; None where it holds none."""
+    record = _read_record(folder)
+    return None if record is None or "kind" not in record else Result(folder.name, folder, record)
 
 
 def _process_started(pid: int) -> float | None:
@@ -186,9 +192,8 @@ class Store:
     def results(self) -> Iterator[Result]:
         """Yield every committed result."""
         for path in sorted((self.root / "results").glob(f"*/*/{_RECORD}")):
-            record = _read_record(path.parent)
-            if record is not None:
-                yield Result(path.parent.name, path.parent, record)
+            if result := result_in(path.parent):
+                yield result
 
     # plans
 

@@ -13,25 +13,14 @@ from typing import Any
 
 from harness.engine.graph import Cell, Plan, Stage
 from harness.engine.stages import kinds
+from harness.engine.stages.dataset import DatasetStage
+from harness.learning.work_folder import LoggedValue, logged_values
 from harness.store.results import Result
 
 #: Limits of MLflow 3.17.
 LONGEST_NAME = 250
 LONGEST_PARAMETER = 6000
 LONGEST_TAG = 8000
-
-#: Parameters of stages that other facts say better, or that are too long to read.
-_NOT_SHOWN = ("fingerprint",)
-
-
-@dataclass(frozen=True)
-class MetricRow:
-    """One value of a metric: name, value, step, and when it was measured in Unix seconds."""
-
-    name: str
-    value: float
-    step: int
-    time: float
 
 
 def clean_name(name: str) -> str:
@@ -57,9 +46,10 @@ def parameters_of(stage: Stage) -> dict[str, str]:
     found: dict[str, Any] = {"kind": stage.kind, "seed": parts["seed"]}
     if "plugin" in parts:
         found |= {"plugin": parts["plugin"]["name"], "plugin-version": parts["plugin"]["version"]}
-    own = [leaf for leaf in flatten(parts["parameters"]) if leaf[0][-1] not in _NOT_SHOWN]
-    # None stands for "all of the fit role" where it is a number of real pairs.
-    found |= {".".join(path): "all" if path == ("real",) and value is None else value for path, value in own}
+    kind = kinds()[stage.kind].thing
+    for path, value in flatten(parts["parameters"]):
+        if path[-1] not in kind.not_shown:
+            found[".".join(path)] = "all" if path == (kind.real_pairs,) and value is None else value
     if "plugin" in parts:
         owner, values = parts["plugin"]["name"], flatten(parts.get("plugin-parameters", {}))
         found |= {f"{owner}.{'.'.join(path)}": value for path, value in values}
@@ -70,7 +60,7 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def measured_numbers(result: Result, logged: set[str]) -> list[MetricRow]:
+def measured_numbers(result: Result, logged: set[str]) -> list[LoggedValue]:
     """Return what a result measured, as its kind tells it, without what its metrics file has under its last words.
 
     Args:
@@ -81,7 +71,7 @@ def measured_numbers(result: Result, logged: set[str]) -> list[MetricRow]:
     for name, value in kinds()[result.record["kind"]].thing.numbers(result):
         path = name.split("/")
         if path[-1] not in logged and " ".join(path[-2:]) not in logged:
-            rows.append(MetricRow(clean_name(name), _finite(value), 0, result.record.get("finished", 0.0)))
+            rows.append(LoggedValue(clean_name(name), _finite(value), 0, result.record.get("finished", 0.0)))
     return rows
 
 
@@ -92,7 +82,7 @@ def _finite(value: float) -> float:
 
 @dataclass
 class MetricsFile:
-    """Reads the new lines of a growing ``metrics.jsonl``; starts again when lines that were read have changed.
+    """Reads the new lines of a growing file of metrics; starts again when lines that were read have changed.
 
     A killed fit that is taken up again cuts its file back to its last saved state.
     """
@@ -100,7 +90,7 @@ class MetricsFile:
     _read: int = 0
     _digest: str = field(default_factory=lambda: hashlib.sha256(b"").hexdigest())
 
-    def new_rows(self, path: Path) -> list[MetricRow]:
+    def new_rows(self, path: Path) -> list[LoggedValue]:
         """Return the complete lines that were not returned before; nothing when there is no file."""
         try:
             content = path.read_bytes()
@@ -109,20 +99,16 @@ class MetricsFile:
         if hashlib.sha256(content[: self._read]).hexdigest() != self._digest:
             self._read = 0
         end = content.rfind(b"\n") + 1
-        lines = content[self._read : end].decode().splitlines()
+        rows = logged_values(content[self._read : end].decode())
         self._read = max(end, self._read)
         self._digest = hashlib.sha256(content[: self._read]).hexdigest()
-        return [_row(json.loads(line)) for line in lines]
-
-
-def _row(line: dict[str, Any]) -> MetricRow:
-    return MetricRow(clean_name(line["name"]), _finite(float(line["value"])), int(line["step"]), float(line["time"]))
+        return [row._replace(name=clean_name(row.name), value=_finite(row.value)) for row in rows]
 
 
 def metric_names(path: Path) -> set[str]:
     """Return the names in a metrics file, as the stage wrote them."""
     try:
-        return {json.loads(line)["name"] for line in path.read_text().splitlines()}
+        return {row.name for row in logged_values(path.read_text())}
     except (FileNotFoundError, NotADirectoryError):
         return set()
 
@@ -135,8 +121,10 @@ def stage_tags(plan: Plan, stage: Stage, cells: Mapping[str, Cell]) -> dict[str,
         "harness.profile": loaded.profile,
         "harness.kind": stage.kind,
         "harness.stage-key": stage.key,
-        "harness.dataset-fingerprint": dataset_of(plan, stage).get("fingerprint", ""),
     }
+    read = dataset_stage(plan, stage)
+    if read is not None:
+        tags["harness.dataset-fingerprint"] = DatasetStage.facts(read).fingerprint
     cell = cells.get(stage.key)
     if cell is not None:
         tags |= {
@@ -167,10 +155,10 @@ def result_tags(result: Result, stored_before: bool) -> dict[str, str]:
     return {clean_name(name): value[:LONGEST_TAG] for name, value in tags.items()}
 
 
-def dataset_of(plan: Plan, stage: Stage) -> dict[str, Any]:
-    """Return the parameters of the dataset that a stage reads: source, fingerprint, size, geometry, split digest."""
-    keys = (stage.key,) if stage.kind == "dataset" else stage.inputs.get("dataset", ())
-    return next((plan.stages[key].parts["parameters"] for key in keys), {})
+def dataset_stage(plan: Plan, stage: Stage) -> Stage | None:
+    """Return the stage of the dataset that a stage reads, or is; None where it reads none."""
+    keys = (stage.key,) if stage.kind == DatasetStage.name else stage.inputs.get("dataset", ())
+    return next((plan.stages[key] for key in keys), None)
 
 
 def cells_by_stage(plan: Plan) -> dict[str, Cell]:

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 from harness.engine.fitted_generator import FittedGenerator
 from harness.engine.graph import Plan, Stage
 from harness.engine.run import Summary
+from harness.engine.stages.dataset import DatasetStage
+from harness.engine.stages.evaluate import EvaluateStage
+from harness.engine.stages.fit import FitStage
+from harness.engine.stages.select import SelectStage
+from harness.engine.stages.train import TrainStage
 from harness.engine.worker import git_commit
+from harness.learning.work_folder import LoggedValue, metrics_file, pictures_folder
 from harness.plugins.registry import load_plugin
 from harness.store.results import Result, Store, digest
 from harness.tracking import records
@@ -31,7 +37,13 @@ _PARENT = "mlflow.parentRunId"
 _METRICS_A_CALL = 1000
 _OTHERS_A_CALL = 100
 _FAILED_STATUS = {"skipped": "KILLED", "left": "KILLED"}
-_CONTEXTS = {"dataset": "dataset", "fit": "training", "train": "training", "evaluate": "evaluation"}
+#: What MLflow calls the use that a stage makes of its dataset.
+_CONTEXTS = {
+    DatasetStage.name: "dataset",
+    FitStage.name: "training",
+    TrainStage.name: "training",
+    EvaluateStage.name: "evaluation",
+}
 
 
 @dataclass
@@ -74,7 +86,7 @@ class StudyRuns:
         self._scores: dict[str, float] = {}
         self._cells = records.cells_by_stage(plan)
         self._selections_of: dict[str, list[Stage]] = {}
-        for select in (s for s in plan.stages.values() if s.kind == "select"):
+        for select in (s for s in plan.stages.values() if s.kind == SelectStage.name):
             for fit in select.inputs["fit"]:
                 self._selections_of.setdefault(fit, []).append(select)
 
@@ -228,7 +240,7 @@ class StudyRuns:
             for select in self._selections_of.get(key, ()):
                 self._live.setdefault(select.key, records.MetricsFile())
         for key, file in self._live.items():
-            rows = file.new_rows(self.store.work_folder(key) / "metrics.jsonl")
+            rows = file.new_rows(metrics_file(self.store.work_folder(key)))
             if rows:
                 # The checkpoints of a running fit are scored before their own stage has started.
                 self._log(self._run_of(self.plan.stages[key], rows[0].time).id, metrics=rows)
@@ -247,13 +259,13 @@ class StudyRuns:
         if notes:
             tags["mlflow.note.content"] = notes[: records.LONGEST_TAG]
         file = self._live.pop(stage.key, records.MetricsFile())
-        metrics = result.folder / "metrics.jsonl"
+        metrics = metrics_file(result.folder)
         rows = file.new_rows(metrics) + records.measured_numbers(result, records.metric_names(metrics))
         self._forget_reason(run)
         self._log(run.id, metrics=rows, tags=tags)
         self._log_dataset(stage, run)
         self._log_files(run.id, result)
-        if stage.kind in ("fit", "select") and not run.models:
+        if stage.kind in (FitStage.name, SelectStage.name) and not run.models:
             self._log_model(stage, result, run)
         self.client.set_terminated(run.id, "FINISHED", _milliseconds(ended))
         self._log(run.id, tags={_MIRRORED: result.key})
@@ -268,7 +280,7 @@ class StudyRuns:
         run = self._run_of(stage, ended)
         file = self._live.pop(stage.key, None)
         if file is not None:
-            self._log(run.id, metrics=file.new_rows(self.store.work_folder(stage.key) / "metrics.jsonl"))
+            self._log(run.id, metrics=file.new_rows(metrics_file(self.store.work_folder(stage.key))))
         tags = {"harness.status": status, "harness.reason": reason, "mlflow.note.content": f"**{status}**: {reason}"}
         self._log(run.id, tags={name: value[: records.LONGEST_TAG] for name, value in tags.items()})
         self.client.set_terminated(run.id, _FAILED_STATUS.get(status, "FAILED"), _milliseconds(ended))
@@ -304,15 +316,16 @@ class StudyRuns:
         return found
 
     def _take_score(self, stage: Stage, result: Result) -> None:
-        metric, reduction = self.plan.loaded.study.primary.primary
-        score = result.values.get("scores", {}).get(metric, {}).get(reduction)
-        if score is not None:
-            self._scores[stage.key] = float(score)
+        if stage.kind == EvaluateStage.name:
+            metric, reduction = self.plan.loaded.study.primary.primary
+            score = EvaluateStage.read(result).scores.get(metric, {}).get(reduction)
+            if score is not None:
+                self._scores[stage.key] = float(score)
 
     def _log(
         self,
         run: str,
-        metrics: Iterable[records.MetricRow] = (),
+        metrics: Iterable[LoggedValue] = (),
         parameters: dict[str, str] | None = None,
         tags: dict[str, str] | None = None,
     ) -> None:
@@ -332,42 +345,40 @@ class StudyRuns:
     def _log_dataset(self, stage: Stage, run: _StageRun) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        facts = records.dataset_of(self.plan, stage)
+        read = records.dataset_stage(self.plan, stage)
         context = _CONTEXTS.get(stage.kind)
-        if not facts or context is None or run.inputs:
+        if read is None or context is None or run.inputs:
             return
-        counts: dict[str, Any] = {}
-        key = stage.key if stage.kind == "dataset" else stage.inputs["dataset"][0]
-        held = self.store.find("dataset", key)
-        if held is not None:
-            counts = {name: value for name, value in held.values.items() if isinstance(value, int)}
-        source = {"source": facts["source"], "fingerprint": facts["fingerprint"], "split": facts["split"]}
+        facts, held = DatasetStage.facts(read), self.store.find(read.kind, read.key)
+        counts = {name: int(value) for name, value in DatasetStage.numbers(held)} if held else {}
+        source = {"source": facts.source, "fingerprint": facts.fingerprint, "split": facts.split}
         dataset = Dataset(
-            name=str(facts["source"]),
-            digest=str(facts["fingerprint"])[:16],
+            name=facts.source,
+            digest=facts.fingerprint[:16],
             source_type="code",
             source=json.dumps({"tags": source}),
-            profile=json.dumps({**counts, "size": facts["size"], "geometry": facts["geometry"]}),
+            profile=json.dumps({**counts, "size": facts.size, "geometry": facts.geometry}),
         )
         self.client.log_inputs(run.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
         run.inputs = 1
 
     def _log_files(self, run: str, result: Result) -> None:
         """Upload pictures and the record itself."""
-        if (result.folder / "images").is_dir():
-            self.client.log_artifacts(run, str(result.folder / "images"), "images")
+        pictures = pictures_folder(result.folder)
+        if pictures.is_dir():
+            self.client.log_artifacts(run, str(pictures), "images")
         self.client.log_artifact(run, str(result.record_file))
 
     def _log_model(self, stage: Stage, result: Result, run: _StageRun) -> None:
         """Log a learned generator at its selected checkpoint, or at its last one when none is selected."""
         from harness.tracking.models import log_generator
 
-        if stage.kind == "fit" and stage.key in self._selections_of:
+        if stage.key in self._selections_of:
             return
-        fit = result if stage.kind == "fit" else self.store.find("fit", stage.inputs["fit"][0])
+        fit = result if stage.kind == FitStage.name else self.store.find(FitStage.name, stage.inputs["fit"][0])
         if fit is None or not load_plugin("generators", stage.runtime["target"]).card.learns:
             return
-        selection = result if stage.kind == "select" else None
+        selection = result if stage.kind == SelectStage.name else None
         fitted = FittedGenerator.from_store(self.store, fit, selection, runtime=stage.runtime, pictures=False)
         log_generator(self.client, self.experiment, run.id, fitted)
         run.models = 1
@@ -384,7 +395,7 @@ class StudyRuns:
         averages = records.averages(self.plan, self._scores)
         now = time.time()
         rows = [
-            records.MetricRow(records.average_name(self.plan, one), one.value, 0, now)
+            LoggedValue(records.average_name(self.plan, one), one.value, 0, now)
             for one in averages
             if one.value is not None
         ]
@@ -395,7 +406,7 @@ class StudyRuns:
                 "stages/stored-before": len(summary.stored_before),
                 "stages/without-result": len(summary.failures),
             }
-            rows += [records.MetricRow(name, float(count), 0, now) for name, count in counts.items()]
+            rows += [LoggedValue(name, float(count), 0, now) for name, count in counts.items()]
             tags["harness.status"] = "complete" if summary.complete else "incomplete"
         else:
             tags["harness.status"] = "interrupted"

@@ -144,10 +144,10 @@ def run_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 def test_samplers_are_compared_by_what_they_make_of_the_same_seeds(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from harness.engine.places import read_pairs
     from harness.metrics.features.networks import network_named
     from harness.metrics.fidelity.frechet import frechet_distance
     from harness.metrics.fidelity.sim import similarity
-    from harness.metrics.inputs.places import read_pairs
     from harness.plugins.contract import Checkpoint, SampleContext
 
     real = write_pairs(tmp_path / "real", 20)

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.cli.data import app
+from harness.data.sources import SOURCES
 from harness.errors import DataError, DeclarationError, HarnessError
 
 pytestmark = pytest.mark.usefixtures("home")
@@ -42,6 +43,17 @@ def test_import_list_show_check_split_export(write_dataset, tmp_path):
     assert len(folds) == 3
     assert json.loads(run("export", "mine", "--out", tmp_path / "out", "--json")[0])["pairs"] == 8
     assert len(list((tmp_path / "out/images").iterdir())) == 8
+
+
+def test_a_source_is_known_by_the_name_alone_and_any_other_name_is_of_a_folder(write_dataset):
+    told = {
+        name: json.loads(run("import", "--from", write_dataset(8), "--name", name, "--json")[0])["title"]
+        for name in ("mine", "etis-larib")
+    }
+    assert told["etis-larib"] == SOURCES["etis-larib"].title != told["mine"]
+    assert all(name in " ".join(run("import", "--help")[0].split()) for name in SOURCES)
+    with pytest.raises(DataError, match="needs a name"):
+        run("import", "--from", write_dataset(3), "--name", "")
 
 
 def test_text_says_what_a_person_needs(write_dataset):

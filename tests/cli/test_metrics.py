@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 import harness.weights.locate
+from harness.engine.places import read_both_masks, read_images
 from harness.metrics.features.extract import features
 from harness.metrics.features.networks import network_named
 from harness.metrics.fidelity.frechet import beside_fid, frechet_distance
 from harness.metrics.fidelity.sifid import single_image_distances
-from harness.metrics.inputs.places import read_both_masks, read_images
 
 CPU = torch.device("cpu")
 
@@ -44,6 +44,37 @@ def test_fid_of_few_images_brings_kid_and_a_corrected_value(folders, command, in
     beside = beside_fid(a, b, 2)
     assert {name: said[name] for name in beside} == pytest.approx(beside)
     assert (said["n_real"], said["n_synthetic"], said["network"], said["mode"]) == (18, 17, "fid-inception", "clean")
+
+
+@pytest.fixture
+def few_features(monkeypatch, random_network):
+    """The first eight features: that program takes the root of a matrix of 2048 x 2048 in 20 s."""
+
+    class Few(torch.nn.Module):
+        def forward(self, images, tap=2048):
+            return 1000 * random_network(images, tap)[:, :8]
+
+    monkeypatch.setattr(harness.weights.locate, "fid_inception", Few)
+
+
+@pytest.mark.parametrize("mode", ["clean", "legacy"])
+def test_the_published_program_says_the_same_fid_and_how_far_ours_is_from_it(folders, command, few_features, mode):
+    answer = command("metrics", "fid", *folders, "--check", "--mode", mode, "--json")
+    assert answer.code == 0, answer.err
+    said = answer.json
+    assert said["fid"] == pytest.approx(said["clean-fid"], rel=1e-4)
+    assert said["clean-fid"] > 1
+    assert said["clean-fid-difference"] == said["fid"] - said["clean-fid"]
+    alone = command("metrics", "fid", *folders, "--mode", mode, "--json").json
+    assert {name for name in said if "clean-fid" in name} == {"clean-fid", "clean-fid-difference"}
+    assert alone == {name: value for name, value in said.items() if "clean-fid" not in name}
+
+
+def test_only_the_fid_is_checked(folders, command, inception):
+    answer = command("metrics", "fid", *folders, "--check", "--network", "resnet34")
+    assert answer.code == 2
+    assert "--check is for fid, with its own network; leave out --network, or --check." in answer.err
+    assert command("metrics", "kid", *folders, "--check").code == 2
 
 
 def test_stored_features_need_no_network(folders, command, monkeypatch, inception):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from typing import Any
 
 import numpy as np
+import pytest
 
 CELL = ("--only", "tiny * real=4 * seed=0")
 
@@ -57,15 +59,30 @@ def test_garbage_is_what_no_last_plan_needs_and_goes_only_when_told(temp_study: 
     assert temp_study.run(*CELL, "--json").json["ran"] == 2
 
 
-def test_verify_finds_what_is_missing_or_changed(finished_study: Any) -> None:
+@pytest.mark.parametrize(
+    ("kind", "file"),
+    [
+        ("dataset", "split.json"),
+        ("fit", "checkpoints/2"),
+        ("select", "shown/1.npz"),
+        ("sample", "pairs/images.npy"),
+        ("refine", "provenance.json"),
+        ("train", "checkpoints/2/weights.safetensors"),
+        ("evaluate", "predictions.npy"),
+    ],
+)
+def test_verify_finds_what_each_kind_cannot_do_without(finished_study: Any, kind: str, file: str) -> None:
     results = finished_study.project / ".harness" / "store" / "results"
     stored = len(list(results.glob("*/*/result.json")))
     assert finished_study.command("store", "verify", "--json").json == {"results": stored, "broken": {}}
-    weights = next((results / "train").glob("*/**/*.safetensors"))
-    weights.unlink()
+    gone = next((results / kind).glob(f"*/{file}"))
+    if gone.is_dir():
+        shutil.rmtree(gone)
+    else:
+        gone.unlink()
     answer = finished_study.command("store", "verify")
     assert answer.code == 1
-    assert "weights are missing" in answer.out
+    assert f"it lacks {file}; delete the folder" in answer.out
 
 
 def test_du_counts_results_by_kind(finished_study: Any) -> None:

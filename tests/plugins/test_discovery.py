@@ -16,6 +16,7 @@ import pytest
 from harness.errors import PluginError
 from harness.plugins import discovery
 from harness.plugins.discovery import Found, discover
+from harness.plugins.import_file import import_file
 
 
 class Tool(ABC):
@@ -250,6 +251,29 @@ def test_an_extension_may_ask_what_there_is_while_it_is_imported(
     assert list(discover(Colour, [room])) == ["red", "pale red"]
 
 
+METRIC = """
+from harness.metrics.spec import SegmentationMetric
+OTHER = SegmentationMetric(name="other", label="", better="lower", definition="", fraction=None)
+"""
+TABLE = "from harness.results import TableSpec\nOTHER = TableSpec('other', '', '', list)\n"
+ASKS_METRICS = "from harness.metrics.spec import segmentation_metrics as there\nTOLD = there()\n"
+ASKS_TABLES = "from harness.results.catalogue import tables as there\nTOLD = there()\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(ASKS_TABLES + METRIC, ASKS_METRICS), (ASKS_METRICS + TABLE, ASKS_TABLES)]
+)
+def test_an_extension_that_asks_what_there_is_hides_nothing_of_another(
+    extension: Callable[[str, str], Path], first: str, second: str
+) -> None:
+    """The first asks and only then defines; the second, imported meanwhile, is told of all but that."""
+    extension("a.py", first)
+    asker = extension("b.py", second)
+    discover(Colour, [])  # imports both
+    assert "other" not in import_file(asker).TOLD
+    assert "other" in import_file(asker).there()
+
+
 def test_what_is_returned_can_be_changed_without_harm(extension: Callable[[str, str], Path]) -> None:
     extension("colours.py", RED)
     discover(Colour, []).clear()
@@ -279,8 +303,6 @@ def test_an_installed_package_brings_extensions_under_its_own_name(
 
 def test_two_threads_see_whole_modules(extension: Callable[[str, str], Path]) -> None:
     from concurrent.futures import ThreadPoolExecutor
-
-    from harness.plugins.import_file import import_file
 
     path = extension("slow.py", f"import time\ntime.sleep(0.2)\n{RED}")
     with ThreadPoolExecutor(4) as threads:

@@ -121,7 +121,8 @@ def fill(store: Store, plan) -> None:
             commit_by_hand(store, stage, {"best-step": 3, "weights": "w"})
         elif stage.kind == "evaluate":
             score = score_of(next(scores))
-            commit_by_hand(store, stage, {"scores": {"iou": {"micro": 0.1, "micro-imagewise": score}}, "images": 4})
+            values = {"scores": {"iou": {"micro": 0.1, "micro-imagewise": score}}, "images": 4, "sizes": {}}
+            commit_by_hand(store, stage, {**values, "size-limits": [], "shape": [4, 16, 16], "leak": ""})
         else:
             spec = specification(stage, plan, store)
             assert run_stage(spec), store.failure(stage.key)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.engine.graph import Plan
+from harness.engine.graph import Plan, Stage
 from harness.engine.kind import StageKind
 from harness.engine.stages.running import RunningStage
 from harness.errors import HarnessError
@@ -56,12 +58,22 @@ class RealPairs:
 
     def first(self, count: int | None, seed: int) -> PairSet:
         """Return the first ``count`` pairs (None: all) of one seeded shuffle of the fit role: small subsets nest."""
+        return self._named(self._first(count, seed))
+
+    def first_ids(self, count: int | None, seed: int) -> PairSet:
+        """Return the same with black pictures that take no memory; the dataset itself may be gone."""
+        from harness.data.pairs import PairSet
+
+        side = int(self.source["size"])
+        return PairSet.without_pictures([f"{self.name}/{name}" for name in self._first(count, seed)], (side, side))
+
+    def _first(self, count: int | None, seed: int) -> Sequence[str]:
         from harness.data.splits import subset_order
 
         ids = self.split.ids("fit")
-        return self._named(ids if count is None else subset_order(ids, seed)[:count])
+        return ids if count is None else subset_order(ids, seed)[:count]
 
-    def _named(self, ids: Any) -> PairSet:
+    def _named(self, ids: Iterable[str]) -> PairSet:
         return self._decoded.select([f"{self.name}/{name}" for name in ids])
 
     @cached_property
@@ -80,11 +92,37 @@ class RealPairs:
         return shared
 
 
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What a dataset is decoded from and to, known before its stage runs.
+
+    Attributes:
+        source: its name.
+        fingerprint: of its files and groups.
+        size: side of the squares that it is decoded to, pixels.
+        geometry: how its images become squares.
+        split: digest of its split.
+    """
+
+    source: str
+    fingerprint: str
+    size: int
+    geometry: str
+    split: str
+
+
 class DatasetStage(StageKind[RealPairs]):
     """Decodes a dataset and holds its split."""
 
     name: ClassVar[str] = "dataset"
     comparable: ClassVar[bool] = True
+    not_shown: ClassVar[tuple[str, ...]] = ("fingerprint",)
+
+    @classmethod
+    def facts(cls, stage: Stage) -> DatasetFacts:
+        """Return what the stage of a dataset is of."""
+        given = stage.parts["parameters"]
+        return DatasetFacts(**{one.name: given[one.name] for one in fields(DatasetFacts)})
 
     @classmethod
     def add(cls, plan: Plan, source: Dataset, split: Split, label: str, options: dict[str, Any]) -> str:
@@ -135,3 +173,8 @@ class DatasetStage(StageKind[RealPairs]):
     def read(cls, result: Result) -> RealPairs:
         """Open the real pairs."""
         return RealPairs(result.folder)
+
+    @classmethod
+    def files(cls, result: Result) -> list[Path]:
+        """Return the files that say what the dataset is; its pixels are decoded again when they are asked for."""
+        return [result.folder / name for name in (_SOURCE, _SPLIT, _GROUPS)]

@@ -171,6 +171,11 @@ class EvaluateStage(StageKind[EvaluateResult]):
             values["leak"],
         )
 
+    @classmethod
+    def files(cls, result: Result) -> list[Path]:
+        """Return the files of the images' scores and of the predictions."""
+        return [result.folder / name for name in (_IMAGES, _PREDICTIONS)]
+
 
 def _log_pictures(stage: RunningStage, scored: PairSet, predicted: NDArray[np.uint8]) -> None:
     """Log predictions over ground truth on the first few images."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.engine.graph import Plan
@@ -25,6 +26,7 @@ class FitStage(StageKind[FitResult]):
     name: ClassVar[str] = "fit"
     large: ClassVar[bool] = True
     resumable: ClassVar[bool] = True
+    real_pairs: ClassVar[str] = "real"
 
     @classmethod
     def add(cls, plan: Plan, use: GeneratorUse, label: str, fold: int, n_fit: int | None, seed: int, order: int) -> str:
@@ -60,4 +62,10 @@ class FitStage(StageKind[FitResult]):
     def read(cls, result: Result) -> FitResult:
         """Open the checkpoints."""
         given = result.record["parts"]["parameters"]
-        return FitResult(result.key, recorded_checkpoints(result.folder), given["real"], given["order-seed"])
+        checkpoints, label = recorded_checkpoints(result.folder), result.record["label"]
+        return FitResult(result.key, label, checkpoints, result.values["real"], given["real"], given["order-seed"])
+
+    @classmethod
+    def files(cls, result: Result) -> list[Path]:
+        """Return the folders of the checkpoints."""
+        return [checkpoint.folder for checkpoint in recorded_checkpoints(result.folder)]

@@ -10,15 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.pairs import PairSet
+from harness.engine.kind import StageKind
 from harness.engine.stages.running import RunningStage
 from harness.errors import HarnessError, PluginError
 from harness.plugins.contract import Checkpoint, Generator, Sample
+from harness.store.results import Result
 
 #: Pairs sampled between two reports of progress.
 _CHUNK = 256
@@ -63,6 +65,22 @@ class PoolResult:
             return {}
         with np.load(path) as stored:
             return dict(stored)
+
+
+class PoolStage(StageKind[PoolResult]):
+    """What makes a pool, of which others read the first pairs only."""
+
+    makes_pool: ClassVar[bool] = True
+
+    @classmethod
+    def read(cls, result: Result) -> PoolResult:
+        """Open the pool."""
+        return PoolResult(result.folder)
+
+    @classmethod
+    def files(cls, result: Result) -> tuple[Path, ...]:
+        """Return the files of the pairs and of their provenance."""
+        return (*PairSet.files(result.folder / _PAIRS), result.folder / _PROVENANCE)
 
 
 def write_pool(

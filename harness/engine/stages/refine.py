@@ -10,25 +10,23 @@ from numpy.typing import NDArray
 
 from harness.data.pairs import PairSet
 from harness.engine.graph import Plan
-from harness.engine.kind import StageKind
-from harness.engine.stages.pool import PoolResult, check_sample, item_seeds, write_pool
+from harness.engine.stages.pool import PoolResult, PoolStage, check_sample, item_seeds, write_pool
 from harness.engine.stages.running import RunningStage
 from harness.plugins.registry import load_plugin
-from harness.store.results import Result
 from harness.study.schema import PluginUse
 
 #: Pairs refined between two reports of progress, after which work can be saved; as many as fill a GPU.
 _CHUNK = 64
 
 
-class RefineStage(StageKind[PoolResult]):
+class RefineStage(PoolStage):
     """Refines a pool."""
 
     name: ClassVar[str] = "refine"
     version: ClassVar[int] = 2
     large: ClassVar[bool] = True
     resumable: ClassVar[bool] = True
-    makes_pool: ClassVar[bool] = True
+    real_pairs: ClassVar[str] = "real"
 
     @classmethod
     def add(
@@ -98,11 +96,6 @@ class RefineStage(StageKind[PoolResult]):
         for note in refiner.notes():
             stage.context.note(note)
         return {"count": len(refined)}
-
-    @classmethod
-    def read(cls, result: Result) -> PoolResult:
-        """Open the refined pool."""
-        return PoolResult(result.folder)
 
 
 def _state(

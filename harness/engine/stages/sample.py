@@ -9,9 +9,9 @@ import numpy as np
 
 from harness.engine.graph import Plan
 from harness.engine.keys import unless_default
-from harness.engine.kind import StageKind
 from harness.engine.stages.pool import (
     PoolResult,
+    PoolStage,
     as_pictures,
     behind,
     check_sample,
@@ -26,7 +26,6 @@ from harness.engine.stages.pool import (
 )
 from harness.engine.stages.running import RunningStage
 from harness.plugins.registry import load_plugin
-from harness.store.results import Result
 from harness.study.schema import GeneratorUse, Variations
 
 if TYPE_CHECKING:
@@ -36,12 +35,12 @@ if TYPE_CHECKING:
     from harness.plugins.contract import Checkpoint, Generator
 
 
-class SampleStage(StageKind[PoolResult]):
+class SampleStage(PoolStage):
     """Samples a pool from a fitted generator."""
 
     name: ClassVar[str] = "sample"
     large: ClassVar[bool] = True
-    makes_pool: ClassVar[bool] = True
+    real_pairs: ClassVar[str] = "real"
 
     @classmethod
     def add(
@@ -102,11 +101,6 @@ class SampleStage(StageKind[PoolResult]):
         _keep_manifest(stage, generator, checkpoint, real, pool, masks)
         empty = int((pool.masks.reshape(len(pool), -1).max(axis=1) == 0).sum())
         return {"count": len(pool), "checkpoint": checkpoint.step, "empty-masks": empty}
-
-    @classmethod
-    def read(cls, result: Result) -> PoolResult:
-        """Open the pool."""
-        return PoolResult(result.folder)
 
 
 def _keep_variations(

@@ -51,7 +51,7 @@ def score_ahead(fit: RunningStage, checkpoint: Checkpoint, real: PairSet) -> boo
 
 def _score_one(fit: RunningStage, spec: dict[str, Any], checkpoint: Checkpoint, real: PairSet) -> None:
     store, key = fit.store, spec["key"]
-    if store.find("select", key) is not None or any(
+    if store.find(spec["kind"], key) is not None or any(
         store.find(kind, other) is None for kind, other in spec["inputs"].get("masks", [])
     ):
         return

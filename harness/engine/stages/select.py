@@ -120,9 +120,9 @@ class SelectStage(StageKind[SelectResult]):
         fit: FitResult = stage.input("fit")
         checkpoints = considered(stage, fit.checkpoints)
         if not checkpoints:
-            wanted, steps = stage.parameters["among"], [c.step for c in fit.checkpoints]
+            wanted = stage.parameters["among"]
             raise HarnessError(
-                f"None of the steps {wanted} in select.among is a checkpoint of the fit; it has {steps}."
+                f"None of the steps {wanted} in select.among is a checkpoint of the fit; it has {fit.steps}."
             )
         rows = score(stage, checkpoints, fit.pairs(stage.dataset, stage.parameters.get("real")))
         metrics = _metrics(stage)
@@ -149,6 +149,11 @@ class SelectStage(StageKind[SelectResult]):
         values = result.values
         seen = frozenset(values["seen"])
         return SelectResult(result.folder, int(values["step"]), values["rows"], seen, values["network"])
+
+    @classmethod
+    def files(cls, result: Result) -> list[Path]:
+        """Return the files of the checkpoints' first samples."""
+        return [_shown(result.folder, row["step"]) for row in result.values["rows"]]
 
 
 def _shown(folder: Path, step: int) -> Path:

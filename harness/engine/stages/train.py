@@ -67,6 +67,7 @@ class TrainStage(StageKind[TrainResult]):
     resumable: ClassVar[bool] = True
     comparable: ClassVar[bool] = True
     learning: ClassVar[tuple[str, ...]] = ("harness.learning.train_segmenter",)
+    real_pairs: ClassVar[str] = "real"
 
     @classmethod
     def add(
@@ -161,6 +162,11 @@ class TrainStage(StageKind[TrainResult]):
         weights = result.folder / values["weights"]
         best = values["best-step"], values["best-score"]
         return TrainResult(result.folder, weights, values["steps"], *best, values["training-pairs"])
+
+    @classmethod
+    def files(cls, result: Result) -> list[Path]:
+        """Return the files of the weights and of what was seen."""
+        return [result.folder / result.values["weights"], result.folder / _SEEN]
 
 
 def _training_pairs(stage: RunningStage, seen: dict[str, str]) -> PairSet:

@@ -13,7 +13,7 @@ from harness.metrics.segmentation.lesions import CONNECTED
 from harness.metrics.spec import Arrays, FidelityMetric, Quantity, Sets, Values
 
 if TYPE_CHECKING:
-    from harness.metrics.inputs.places import Pictures
+    from harness.metrics.inputs.pictures import Pictures
 
 
 def areas(masks: NDArray[np.uint8]) -> NDArray[np.float64]:

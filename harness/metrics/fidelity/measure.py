@@ -15,7 +15,7 @@ from harness.metrics.fidelity.sample_sets import quantity_of
 from harness.metrics.spec import Arrays, FidelityMetric, Sets, Values, fidelity_metrics
 
 if TYPE_CHECKING:
-    from harness.metrics.inputs.places import Pictures
+    from harness.metrics.inputs.pictures import Pictures
 
 __all__ = ["Sets", "Values", "constant_picture", "evidence", "measure", "measured_quantities", "of_masks"]
 

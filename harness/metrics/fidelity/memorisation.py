@@ -21,7 +21,7 @@ from harness.store.cache import cached
 
 if TYPE_CHECKING:
     from harness.data.pairs import PairSet
-    from harness.metrics.inputs.places import Pictures
+    from harness.metrics.inputs.pictures import Pictures
 
 DESCRIPTION = "pixels-32"
 _SIDE = 32

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -39,6 +40,34 @@ _LATEX = {
 }
 
 
+#: Widths of Computer Modern's characters, in em at 10 points; those of all others are nearly half an em.
+_WIDTHS = {
+    **dict.fromkeys("ijl.,:;'’|![]I", 0.28),
+    **dict.fromkeys("ftrs()-", 0.39),
+    **dict.fromkeys(" _", 0.33),
+    **dict.fromkeys("cez", 0.45),
+    **dict.fromkeys("bdhknpquvxy", 0.56),
+    **dict.fromkeys("ABCDEFGHJKLNOPQRSTUVXYZwØ", 0.76),
+    **dict.fromkeys("±−×≥≤≈+=<>%m→—", 0.8),
+    **dict.fromkeys("MW…", 1.18),
+}
+
+
+class _Size(NamedTuple):
+    """A size of type: its command, points an em, points an em of what is raised in it, and of a gap between columns."""
+
+    command: str
+    em: float
+    raised: float
+    gap: float
+
+
+#: An em of a smaller size is wider than its points say, since its characters are.
+_SIZES = (_Size("footnotesize", 8.5, 7.0, 8.0), _Size("scriptsize", 8.0, 6.8, 8.0), _Size("tiny", 6.8, 6.8, 5.0))
+#: Width of A4 between margins of two centimetres, in points.
+_TEXT_WIDTH = 483.0
+
+
 def escape_latex(text: str) -> str:
     """Escape text for LaTeX with no package but booktabs; characters outside Latin-1 without a command become ``?``."""
     latex = dict(_LATEX)
@@ -70,6 +99,10 @@ class Cell:
         text = escape_latex(self.text)
         text = rf"\textbf{{{text}}}" if self.bold and text else text
         return text + (rf"\textsuperscript{{{escape_latex(self.mark)}}}" if self.mark else "")
+
+    def width(self, size: _Size) -> float:
+        """Return about how wide the cell is in LaTeX, in points."""
+        return size.em * _ems(self.text) * (1.16 if self.bold else 1.0) + size.raised * _ems(self.mark)
 
 
 @dataclass(frozen=True)
@@ -111,38 +144,54 @@ class Table:
         notes = "".join(f"\n{note}\n" for note in self.notes)
         return f"**{self.title}.** {self.caption}\n\n{body}\n{notes}"
 
-    def _latex_size(self) -> tuple[str, str]:
-        """Return the type size and column gap at which the widest rows fit between margins of two centimetres."""
+    def _width(self, size: _Size, first: int) -> float:
+        """Return about how wide the tabular is from a column on, in points."""
+        columns = list(zip(self.columns, *self.rows, strict=True))[first:]
         widths = [
-            max(len(line) for cell in column for line in cell.split("\n"))
-            for column in zip(self.columns, *([cell.markdown() for cell in row] for row in self.rows), strict=True)
+            max([*(size.em * _ems(line) for line in heading.split("\n")), *(cell.width(size) for cell in cells)])
+            for heading, *cells in columns
         ]
-        characters = sum(widths)
-        if characters <= 90:
-            return r"\footnotesize", r"\setlength{\tabcolsep}{4pt}"
-        if characters <= 112:
-            return r"\scriptsize", r"\setlength{\tabcolsep}{4pt}"
-        return r"\tiny", r"\setlength{\tabcolsep}{2.5pt}"
+        return sum(widths) + size.gap * (len(widths) - 1)
+
+    def _layout(self) -> tuple[_Size, int]:
+        """Return the largest type in which the tabular fits the text, and how many of its first columns go for that.
+
+        What they name stands as lines of its own above the rows: first of columns that name several rows at once, then,
+        to keep the type readable, of others that hold words too.
+        """
+        *readable, smallest = _SIZES
+        naming = 0
+        while naming < self.text_columns - 1 and any(not row[naming].text for row in self.rows):
+            naming += 1
+        most = self.text_columns if naming else 0
+        ways = [(size, taken) for size in readable for taken in range(naming + 1)]
+        ways += [(readable[-1], taken) for taken in range(naming + 1, most + 1)]
+        fitting = (way for way in ways if self._width(*way) <= _TEXT_WIDTH)
+        return next(fitting, (smallest, most))
 
     def latex(self) -> str:
         r"""Return a ``table`` environment; needs ``\usepackage{booktabs}`` and nothing else."""
-        align = "".join("l" if i < self.text_columns else "r" for i in range(len(self.columns)))
+        size, first = self._layout()
+        align = "".join("l" if i < self.text_columns else "r" for i in range(len(self.columns)))[first:]
         lines = [
             r"\begin{table}[htbp]",
             r"\centering",
             rf"\caption{{{escape_latex(self.caption)}}}",
             rf"\label{{tab:{''.join(c if c.isalnum() else '-' for c in self.name)}}}",
-            *self._latex_size(),
+            rf"\{size.command}",
+            rf"\setlength{{\tabcolsep}}{{{size.gap / 2:g}pt}}",
             rf"\begin{{tabular}}{{@{{}}{align}@{{}}}}",
             r"\toprule",
-            " & ".join(_latex_heading(c, align[i]) for i, c in enumerate(self.columns)) + r" \\",
+            " & ".join(_latex_heading(c, side) for c, side in zip(self.columns[first:], align, strict=True)) + r" \\",
             r"\midrule",
         ]
         for index, row in enumerate(self.rows):
             if index in self.rules and index:
                 lines.append(r"\midrule")
+            for name in (cell for cell in row[:first] if cell.text):
+                lines.append(rf"\multicolumn{{{len(align)}}}{{@{{}}l@{{}}}}{{\textit{{{name.latex()}}}}} \\")
             # A row that starts with [ would be read as the argument of the \\ before it.
-            cells = [c.latex() for c in row]
+            cells = [c.latex() for c in row[first:]]
             lines.append(("{}" if cells[0].startswith("[") else "") + " & ".join(cells) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}"]
         if self.notes:
@@ -160,6 +209,11 @@ class Table:
         for record in records:
             writer.writerow({k: _plain(v) for k, v in record.items()})
         return stream.getvalue()
+
+
+def _ems(text: str) -> float:
+    """Return about how wide a text is, in em."""
+    return sum(_WIDTHS.get(character, 0.5) for character in text)
 
 
 def _latex_heading(heading: str, side: str) -> str:

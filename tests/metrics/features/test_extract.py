@@ -7,12 +7,12 @@ from cleanfid import fid as cleanfid
 from cleanfid.resize import build_resizer
 from PIL import Image
 
+from harness.engine.places import read_images
 from harness.errors import DataError, DeclarationError
 from harness.metrics.features.extract import content_key, features, resize
 from harness.metrics.features.feature_network import mode_named
 from harness.metrics.features.networks import fid_network, module_network
 from harness.metrics.fidelity.frechet import frechet_distance
-from harness.metrics.inputs.places import read_images
 from harness.weights import locate as weights
 
 CPU = torch.device("cpu")

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from harness.data.pairs import PairSet
+from harness.engine.places import read_pairs
 from harness.errors import DataError, DeclarationError
 from harness.learning.judge import TrainedSegmenter, train_on
 from harness.metrics.fidelity import agreement as module
 from harness.metrics.fidelity.agreement import AGREEMENT, agreement
 from harness.metrics.fidelity.measure import Values, measure, of_masks
-from harness.metrics.inputs.places import read_pairs
 from harness.metrics.spec import Sets
 from harness.plugins.registry import load_plugin
 from harness.store.results import Store

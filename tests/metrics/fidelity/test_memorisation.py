@@ -14,7 +14,7 @@ from harness.metrics.fidelity.memorisation import (
     nearest_neighbours,
     squared_distances,
 )
-from harness.metrics.inputs.places import Pictures
+from harness.metrics.inputs.pictures import Pictures
 from harness.metrics.spec import Sets
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from harness.report.render import render
 from harness.report.tables.fidelity import fidelity_tables, mask_table, memorisation_table
-from harness.report.tables.table import Table
+from harness.report.tables.table import Cell, Table
 
 NETWORK = "inception-clean"
 RECIPES = {"real=100": 0.0, "real=100,dcgan=300": 0.1}
@@ -276,6 +276,30 @@ def test_the_type_size_follows_the_longest_line_of_a_heading():
     words = ["word " * 9 + "word"] * 3
     assert r"\tiny" in Table("t", "T", "C.", words, []).latex()
     assert r"\footnotesize" in Table("t", "T", "C.", [w.replace(" ", "\n") for w in words], []).latex()
+
+
+def test_what_names_several_rows_stands_above_them_before_the_type_gets_small():
+    columns, numbers = ["Which", "What", "Value"], [Cell("1")]
+    rows = [
+        [Cell("one " * 9), Cell("a " * 46), *numbers],
+        [Cell(""), Cell("b"), *numbers],
+        [Cell("two"), Cell("c"), *numbers],
+    ]
+    text = Table("t", "T", "C.", columns, rows, frozenset({0, 2}), text_columns=2).latex()
+    body = text[text.index(r"\midrule") : text.index(r"\bottomrule")].splitlines()
+    assert body == [
+        r"\midrule",
+        rf"\multicolumn{{2}}{{@{{}}l@{{}}}}{{\textit{{{'one ' * 9}}}}} \\",
+        f"{'a ' * 46} & 1 \\\\",
+        r"b & 1 \\",
+        r"\midrule",
+        r"\multicolumn{2}{@{}l@{}}{\textit{two}} \\",
+        r"c & 1 \\",
+    ]
+    assert r"\footnotesize" in text
+    assert r"\begin{tabular}{@{}lr@{}}" in text
+    narrow = Table("t", "T", "C.", columns, [[Cell("one"), Cell("a"), *numbers], *rows[1:]], text_columns=2).latex()
+    assert r"\multicolumn" not in narrow
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")

@@ -156,13 +156,28 @@ def test_studies_of_before_have_neither_table(study):
     assert list(size_tables(Findings(results))) == []
 
 
-def test_both_compile_in_an_article(results, tmp_path):
-    """At the sizes that the tables choose."""
-    tables = list(clinical_tables(Findings(results))) + list(size_tables(Findings(results)))
+@pytest.mark.parametrize(
+    "longest", ["real=100,dcgan=300", "real=all,real-repeated=1000", "real=all,singan-seg-st=1000,dcgan=1000"]
+)
+def test_all_compile_in_an_article_in_readable_type(results, tmp_path, longest):
+    rows, images = (
+        pd.concat([table.assign(segmenter=name) for name in ("unetplusplus", "deeplabv3plus-resnet34")])
+        .replace({"recipe": {RECIPES[1]: longest}})
+        .reset_index(drop=True)
+        for table in (results.rows, results.images)
+    )
+    segmenters = list(rows["segmenter"].unique())
+    changed = replace(results, rows=rows, images=images, segmenters=segmenters, recipes=[RECIPES[0], longest])
+    findings = Findings(changed)
+    tables = [*clinical_tables(findings), *size_tables(findings), *score_tables(findings)]
+    written = [table.latex() for table in tables]
+    assert len(written) == 4
+    assert not any(r"\tiny" in text for text in written)
+    assert all(text.count("deeplabv3plus") == 1 and text.count(longest) == 2 for text in written)
     if shutil.which("pdflatex") is None:
         pytest.skip("needs pdflatex")
     preamble = "\\documentclass[a4paper]{article}\n\\usepackage[margin=2cm]{geometry}\n\\usepackage{booktabs}\n"
-    body = "\n".join(table.latex() for table in tables)
+    body = "\n".join(written)
     (tmp_path / "t.tex").write_text(f"{preamble}\\begin{{document}}\n{body}\n\\end{{document}}\n", encoding="utf-8")
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"],

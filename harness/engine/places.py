@@ -13,10 +13,8 @@ What exists on the disk comes first, then datasets, then keys.
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -24,7 +22,10 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.errors import DataError, HarnessError, nearest
+from harness.engine.sampling import MANIFEST, lineages_in
+from harness.engine.stages import kinds
+from harness.engine.stages.pool import PoolStage
+from harness.errors import DataError, nearest
 from harness.metrics.inputs.image_files import (
     PLACES,
     Found,
@@ -35,6 +36,7 @@ from harness.metrics.inputs.image_files import (
     on_disk,
     pictures_among,
 )
+from harness.metrics.inputs.pictures import Pictures, bare_name
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,46 +44,22 @@ if TYPE_CHECKING:
     from harness.data.datasets import Dataset
     from harness.data.entry import Entry
     from harness.data.pairs import PairSet
+    from harness.store.results import Result
 
 _MASK_SIDE = 256  # pixels a side at which the masks of a dataset are compared
-_MANIFEST = "manifest.json"
 _KEY = re.compile(r"[0-9a-f]{6,64}")
-_WITH_PAIRS = ("sample", "refine")
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Images or masks of a place, or both.
-
-    Attributes:
-        ids: of the pictures, in order: ``DATASET/ID`` for real ones of a dataset, else bare file names.
-        images: N pictures uint8 (H, W, 3): an array, or files that are decoded when asked for; empty for masks alone.
-        masks: uint8 (N, H, W) in {0, 1}; empty for images alone.
-        lineage: for each picture the ids of the real ones it was made from (a real picture: its own); None for files
-            that nothing is known of.
-    """
-
-    ids: tuple[str, ...]
-    images: NDArray[np.uint8] | PictureFiles = field(default_factory=lambda: np.zeros((0, 0, 0, 3), np.uint8))
-    masks: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0, 0), np.uint8))
-    lineage: tuple[frozenset[str], ...] | None = None
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 def _sampled_lineage(found: Found, where: str, names: Sequence[str]) -> tuple[frozenset[str], ...] | None:
     """Return the lineage that ``harness generator sample`` wrote beside its pictures; None when it made not all."""
-    manifests = [file for path, file in found if path.name == _MANIFEST]
+    manifests = [file for path, file in found if path.name == MANIFEST]
     place = Path(where).expanduser()
-    if place.name == "images" and (beside := place.parent / _MANIFEST).is_file():
+    if place.name == "images" and (beside := place.parent / MANIFEST).is_file():
         manifests.append(on_disk(beside))
     if len(manifests) != 1:
         return None
     try:
-        document = json.loads(manifests[0].read())
-        lineages = [frozenset(ids) for ids in document["lineages"]]
-        by_name = {_bare(row["id"]): lineages[row["lineage"]] for row in document["pairs"]}
+        by_name = lineages_in(manifests[0].read())
         return tuple(by_name[name] for name in names)
     except (ValueError, TypeError, AttributeError, LookupError):  # another program's manifest, or of other pictures
         return None
@@ -130,54 +108,68 @@ def _images_of_dataset(where: str) -> Pictures:
 
 
 def _stored(where: str) -> PairSet | None:
-    """Open the pairs of a stored stage result, by its folder, by the ``pairs`` in it, or by its key.
+    """Open the pairs of a stored stage result, by its folder or its key, or those that are saved in a folder.
 
     Raises:
         DataError: it holds no pairs, they are damaged, or a key means no result or several.
     """
     from harness.data.datasets import INDEX
     from harness.data.pairs import PairSet
-    from harness.home import data_folder, store_folder
+    from harness.home import data_folder
+    from harness.store.results import result_in
 
     place = Path(where).expanduser()
-    if not place.exists() and _KEY.fullmatch(where) and not (data_folder() / where / INDEX).is_file():
-        place = _folder_of_key(where)
-    for folder in (place, place / "pairs"):
-        if all((folder / name).is_file() for name in ("pairs.json", "images.npy", "masks.npy")):
-            try:
-                return PairSet.load(folder)
-            except (OSError, ValueError, LookupError) as error:
-                raise DataError(f"The pairs in {folder} are damaged ({error}); make them again.") from None
-    if place.resolve().parent.parent == store_folder().resolve() / "results":
-        raise DataError(_without_pairs(place.name, place.parent.name))
-    return None
+    is_key = not place.exists() and _KEY.fullmatch(where) and not (data_folder() / where / INDEX).is_file()
+    result = _result_of_key(where) if is_key else result_in(place)
+    try:
+        if result is not None:
+            return _pool_kind(result).read(result).pairs
+        return PairSet.load(place) if all(file.is_file() for file in PairSet.files(place)) else None
+    except (OSError, ValueError, LookupError) as error:
+        folder = result.folder if result else place
+        raise DataError(f"The pairs in {folder} are damaged ({error}); make them again.") from None
 
 
-def _without_pairs(key: str, kind: str) -> str:
-    having = " or ".join(_WITH_PAIRS)
-    return f"{key[:12]} is the result of a {kind} stage, which has no pairs; give the result of a {having} stage."
+def _pool_kinds() -> dict[str, type[PoolStage]]:
+    """Return the kinds of stages whose results have pairs, by name."""
+    return {name: found.thing for name, found in kinds().items() if issubclass(found.thing, PoolStage)}
 
 
-def _folder_of_key(start: str) -> Path:
-    """Return the folder of the one stored result with pairs whose key starts so.
+def _pool_kind(result: Result) -> type[PoolStage]:
+    """Return the kind of a result that has pairs.
+
+    Raises:
+        DataError: it has none.
+    """
+    kind, having = result.record["kind"], _pool_kinds()
+    if kind not in having:
+        raise DataError(
+            f"{result.key[:12]} is the result of a {kind} stage, which has no pairs; "
+            f"give the result of a {' or '.join(having)} stage."
+        )
+    return having[kind]
+
+
+def _result_of_key(start: str) -> Result:
+    """Return the one stored result with pairs whose key starts so.
 
     Raises:
         DataError: there is none, or several.
     """
     from harness.store.results import Store
 
-    store = Store()
+    store, having = Store(), _pool_kinds()
     found = [result for result in store.results() if result.key.startswith(start)]
     # A key that --accept-code lets another result stand for has no folder of its own.
-    found = found or [result for kind in _WITH_PAIRS if (result := store.find(kind, start))]
-    fitting = [result for result in found if result.record["kind"] in _WITH_PAIRS]
+    found = found or [result for kind in having if (result := store.find(kind, start))]
+    fitting = [result for result in found if result.record["kind"] in having]
     if len(fitting) == 1:
-        return fitting[0].folder
+        return fitting[0]
     if fitting:
         shown = "; ".join(f"{r.key[: len(start) + 6]} ({r.record['label']})" for r in fitting[:8])
         raise DataError(f"{len(fitting)} stored results start with {start!r}: {shown}; give more digits.")
     if found:
-        raise DataError(_without_pairs(found[0].key, found[0].record["kind"]))
+        _pool_kind(found[0])
     raise DataError(f"No stored result starts with {start!r}, and no folder, zip or dataset is called so; {PLACES}.")
 
 
@@ -307,7 +299,7 @@ def _masks_by_name(where: str, side: int, problems: list[str]) -> dict[str, NDAr
     """Return the masks of a place by bare name, or what is wrong with one; tell of names that stand twice."""
     pairs = _pairs_of(where, side)
     if pairs is not None:
-        return {_bare(name): mask for name, mask in zip(pairs.ids, pairs.masks, strict=True)}
+        return {bare_name(name): mask for name, mask in zip(pairs.ids, pairs.masks, strict=True)}
     files = pictures_among(files_at(where), "masks", where)
     found: dict[str, NDArray[np.uint8] | DataError] = {}
     first: dict[str, str] = {}
@@ -401,70 +393,3 @@ def _decoded_masks(files: Sequence[PictureFile]) -> Iterator[NDArray[np.uint8] |
             return error
 
     return in_threads(decode, range(len(files)))
-
-
-def _bare(name: str) -> str:
-    """Return an id without its dataset or generator."""
-    return name.rpartition("/")[2]
-
-
-def matched(real: Pictures, synthetic: Pictures) -> list[tuple[int, int]]:
-    """Match each synthetic picture with the real one it was made from, as (real, synthetic) positions.
-
-    Lineage says which that is. Without it the name does, to which a synthetic picture may add ``_NUMBER``. A bare file
-    name means an id of any dataset.
-
-    Raises:
-        HarnessError: two real pictures have one name, or a synthetic one was not made from exactly one real picture
-            that is there.
-    """
-    position: dict[str, int] = {}
-    for i, name in enumerate(real.ids):
-        if name in position:
-            raise HarnessError(f"Two real pictures are called {name!r}; give each a name of its own.")
-        position[name] = i
-    if synthetic.lineage is not None:
-        return _matched_by_lineage(position, synthetic.ids, synthetic.lineage)
-    bare = {_bare(name): i for name, i in position.items()}
-    pairs: list[tuple[int, int]] = []
-    missing: list[str] = []
-    for j, name in enumerate(synthetic.ids):
-        stem = name.rstrip("0123456789").rstrip("_-")
-        found = bare.get(name, bare.get(stem))
-        if found is None:
-            missing.append(name)
-        else:
-            pairs.append((found, j))
-    if missing:
-        raise HarnessError(
-            f"{len(missing)} synthetic pictures have no real one of their name, such as {missing[0]!r}; name "
-            "each after the real picture it was made from (NAME or NAME_NUMBER)."
-        )
-    return pairs
-
-
-def with_sources(real: Pictures, synthetic: Pictures) -> Pictures:
-    """Return the synthetic pictures with the real one that each was made from as its lineage (:func:`matched`)."""
-    lineage = {j: frozenset({real.ids[i]}) for i, j in matched(real, synthetic)}
-    return replace(synthetic, lineage=tuple(lineage[j] for j in range(len(synthetic))))
-
-
-def _matched_by_lineage(
-    position: dict[str, int], names: tuple[str, ...], lineage: tuple[frozenset[str], ...]
-) -> list[tuple[int, int]]:
-    other = [(name, len(seen)) for name, seen in zip(names, lineage, strict=True) if len(seen) != 1]
-    if other:
-        raise HarnessError(
-            f"SIFID needs images made from one real image each, but {len(other)} of {len(names)} synthetic ones were "
-            f"not, such as {other[0][0]!r}, made from {other[0][1]}; measure fid or kid instead."
-        )
-    sources = [next(iter(seen)) for seen in lineage]
-    found = [position.get(source, position.get(_bare(source))) for source in sources]
-    pairs = [(i, j) for j, i in enumerate(found) if i is not None]
-    if len(pairs) < len(names):
-        absent = next(source for source, i in zip(sources, found, strict=True) if i is None)
-        raise HarnessError(
-            f"{len(names) - len(pairs)} of {len(names)} synthetic pictures were made from real ones that are not among "
-            f"those given, such as {absent!r}; give the pictures that the generator was fitted on, such as DATASET:fit."
-        )
-    return pairs

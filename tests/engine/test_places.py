@@ -21,10 +21,11 @@ from harness.data.entry import Entry
 from harness.data.pairs import PairSet
 from harness.data.splits import make_splits
 from harness.engine.load import load_study
+from harness.engine.places import read_images, read_masks, read_predictions
 from harness.engine.plan import build_plan
 from harness.errors import DataError, HarnessError
 from harness.home import data_folder
-from harness.metrics.inputs.places import Pictures, matched, read_images, read_masks, read_predictions
+from harness.metrics.inputs.pictures import Pictures, matched
 from harness.metrics.spec import segmentation_metrics
 from harness.store.results import Store
 
@@ -61,6 +62,7 @@ def pictures(tmp_path):
             archive.write(file, file.relative_to(tmp_path))
         archive.writestr("__MACOSX/set/images/._0.png", b"resource fork")
     PairSet.real(images, masks, [f"d/{i}" for i in range(7)]).save(tmp_path / "stage" / "pairs")
+    (tmp_path / "stage" / "result.json").write_text('{"kind": "sample"}')
     return tmp_path, images, masks
 
 
@@ -310,7 +312,7 @@ def test_a_dataset_comes_before_a_key(store, kvasir, pictures):
     ("place", "told"),
     [
         ("abcdef", "2 stored results start with 'abcdef': abcdef000000 (sample number 0); abcdef111111 (sample number"),
-        ("123456", "123456123456 is the result of a fit stage, which has no pairs; give the result of a sample or"),
+        ("123456", "123456123456 is the result of a fit stage, which has no pairs; give the result of a refine or"),
         ("fedcbaa", "No stored result starts with 'fedcbaa'"),
     ],
 )
@@ -330,7 +332,7 @@ def test_the_folder_of_a_fit_has_no_pictures_to_measure(store):
 def test_damaged_pairs_are_named(store):
     folder = store.result_folder("refine", KEYS["refine"][0]) / "pairs"
     (folder / "images.npy").write_bytes((folder / "images.npy").read_bytes()[:300])
-    with pytest.raises(DataError, match=r"fedcba0+/pairs are damaged"):
+    with pytest.raises(DataError, match=r"fedcba0+ are damaged"):
         read_images("fedcba")
 
 
