@@ -267,3 +267,12 @@ def test_tables_compile_with_booktabs_alone(full_study, lose, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
+
+
+def test_a_wide_table_may_break_between_parts_and_not_inside_them(full_study, tmp_path):
+    page = render(full_study, tmp_path / "r").read_text()
+    body = page[page.index("<h2>Tables") : page.index("<h2>Figures")]
+    assert '<td class="left">real=100,<wbr>dcgan=300</td>' in body
+    assert re.search(r"<td class=\"\">[+−]0\.\d{3} \[[+−]0\.\d{3},&nbsp;[+−]0\.\d{3}\]</td>", body)
+    assert re.search(r"0\.\d{3} ±\u00a00\.\d{3}", body)
+    assert " ± " not in body.replace("KID ± its", "")
