@@ -8,9 +8,21 @@ from functools import cached_property
 import pandas as pd
 
 from harness.metrics.segmentation.scores import size_of
-from harness.metrics.spec import SegmentationMetric, segmentation_metrics
+from harness.metrics.spec import SegmentationMetric, segmentation_metric, segmentation_metrics
 from harness.results.schema import Comparison, StudyResults
-from harness.stats.study import Measured, Score, effects, indistinguishable, measure, scores, unequal_runs
+from harness.stats.study import (
+    Measured,
+    Score,
+    Sweep,
+    Worth,
+    effects,
+    indistinguishable,
+    measure,
+    scores,
+    sweeps,
+    unequal_runs,
+    worths,
+)
 from harness.stats.verdicts import ArmKey, Effect
 
 
@@ -79,6 +91,22 @@ class Findings:
     def secondary(self) -> list[tuple[Comparison, list[Effect]]]:
         """The further families of comparisons, each with its differences and verdicts."""
         return [(family, self.compared(family)) for family in self.results.secondary]
+
+    @cached_property
+    def sweeps(self) -> list[Sweep]:
+        """Each generator in growing numbers: whether more is better, and how much is enough, by the primary metric."""
+        comparison = self.results.comparison
+        if segmentation_metric(comparison.metric).better == "lower":
+            return []
+        return sweeps(self.results, comparison, self.measured(comparison.metric, comparison.reduction))
+
+    @cached_property
+    def worths(self) -> list[Worth]:
+        """How many annotated images the synthetic ones of each arm are worth, by the primary metric."""
+        comparison = self.results.comparison
+        if segmentation_metric(comparison.metric).better == "lower":
+            return []
+        return worths(self.results, self.measured(comparison.metric, comparison.reduction))
 
     @property
     def notes(self) -> list[str]:

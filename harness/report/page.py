@@ -139,7 +139,13 @@ def pages(findings: Findings, tables: list[Table], figures: list[FigureFile]) ->
     content = {
         "title": results.title or results.name,
         "subtitle": f"Study {results.name}{profile}{protocol}{cells}.",
-        "answer": answer(results, effects, [e for _, further in findings.secondary for e in further]),
+        "answer": answer(
+            results,
+            effects,
+            [e for _, further in findings.secondary for e in further],
+            findings.sweeps,
+            findings.worths,
+        ),
         "alarms": _alarms(results, findings.primary),
         "sentences": [describe(e) for e in [*effects, *(e for _, further in findings.secondary for e in further)]],
         "rules": RULES,

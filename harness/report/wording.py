@@ -12,6 +12,7 @@ from harness.report.format import REDUCTIONS, interval, metric_name, number, p_v
 if TYPE_CHECKING:
     from harness.results.schema import Comparison, StudyResults
     from harness.stats import Effect
+    from harness.stats.study import Sweep, Worth
 
 
 @dataclass(frozen=True)
@@ -199,13 +200,21 @@ def _equals(text: str) -> str:
     return text.replace("<", "< ") if text.startswith("<") else f"= {text}"
 
 
-def answer(results: StudyResults, effects: list[Effect], further: Sequence[Effect] = ()) -> list[str]:
+def answer(
+    results: StudyResults,
+    effects: list[Effect],
+    further: Sequence[Effect] = (),
+    sweeps: Sequence[Sweep] = (),
+    worths: Sequence[Worth] = (),
+) -> list[str]:
     """Return the answers to the three questions, in plain words, from the verdicts alone.
 
     Args:
         results: the study's.
         effects: of the primary family.
         further: of the others.
+        sweeps: what sweeps over numbers of synthetic images say as a whole.
+        worths: what synthetic images are worth in annotated ones.
     """
     if not results.segmenters:
         return ["This study measures generators: no segmenter learns from what they make, so there is no verdict."]
@@ -224,11 +233,58 @@ def answer(results: StudyResults, effects: list[Effect], further: Sequence[Effec
     if synthetic:
         lines.extend(_does_it_help(synthetic))
         lines.extend(_by_generator(synthetic, known))
+    largest = {(one.key[:3], one.generator, one.equivalent.base): one for one in worths}
+    if amounts := [*map(describe_sweep, sweeps), *map(describe_worth, largest.values())]:
+        lines += ["How much do you need?", *amounts]
     if others:
         lines.append("Other recipes: " + _tally(others) + ".")
     if controls:
         lines.append("Control arms (same steps, no new information): " + _tally(controls) + "." + _warning(controls))
     return lines
+
+
+def enough(sweep: Sweep) -> str:
+    """Return how many synthetic images are enough as it stands in tables; a dash where no trend was found."""
+    if not sweep.trend.found or sweep.curve.gain[0] <= 0:
+        return "–"
+    value, low, high = (round(n) for n in sweep.curve.enough)
+    largest = sweep.trend.counts[-1]
+    return f"{value if value < largest else f'> {largest}'} [{low}, {high if high < largest else f'> {largest}'}]"
+
+
+def worth(one: Worth) -> str:
+    """Return how many annotated images an arm's synthetic ones are worth, as it stands in tables."""
+    value, low, high = one.equivalent.extra
+    open_value, open_low, open_high = one.equivalent.open
+
+    def shown(extra: float, is_open: bool, up: bool) -> str:
+        return f"{('> ' if up else '< ') if is_open else ''}{signed(round(extra), 0)}"
+
+    point = shown(value, open_value, value > 0)
+    return f"{point} [{shown(low, open_low, False)}, {shown(high, open_high, True)}]"
+
+
+def describe_sweep(sweep: Sweep) -> str:
+    """Return what a sweep says as a whole, as a sentence."""
+    where = f"{sweep.place[2]}, {sweep.generator} beside {sweep.base} real images"
+    p = f"p {_equals(p_value(sweep.trend.p_adjusted))}"
+    if not sweep.trend.found:
+        return f"{where}: no evidence that more is better or worse (trend over {len(sweep.recipes)} numbers, {p})."
+    gain, low, high = sweep.curve.gain
+    if sweep.trend.estimate.value < 0:
+        return f"{where}: the more, the worse (trend {p}; {signed(gain)} {interval(low, high, sign=True)} at the end)."
+    return (
+        f"{where}: the more, the better (trend {p}; {signed(gain)} {interval(low, high, sign=True)} at the end); "
+        f"enough: {enough(sweep)} images."
+    )
+
+
+def describe_worth(one: Worth) -> str:
+    """Return what an arm's synthetic images are worth, as a sentence."""
+    return (
+        f"{one.key.segmenter}: {one.synthetic} images of {one.generator} beside {one.equivalent.base} real ones are "
+        f"worth {worth(one)} annotated images."
+    )
 
 
 def _tally(effects: list[Effect]) -> str:
@@ -290,11 +346,7 @@ def _by_generator(effects: list[Effect], known: dict[str, Recipe]) -> list[str]:
         helpful = [e for e in own if e.verdict == "helps"]
         if helpful:
             least = min(helpful, key=lambda e: known[e.key.recipe].synthetic)
-            largest = max(helpful, key=lambda e: abs(e.difference))
-            text += (
-                f" Smallest amount that helped: {known[least.key.recipe].synthetic} images; largest gain: "
-                f"{describe(largest)}"
-            )
+            text += f" Smallest amount that helped: {known[least.key.recipe].synthetic} images."
         lines.append(text)
     return lines
 

@@ -95,7 +95,7 @@ class Comparison:
     baselines: dict[str, str]
     metric: str = "iou"
     reduction: str = "micro-imagewise"
-    name: str = "against the baseline"
+    name: str = "from the baseline"
     margin: float = math.nan
 
 

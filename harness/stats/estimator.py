@@ -153,6 +153,15 @@ class Components:
         shared = total * self.run_image_square / self.units if self.run_degrees else 0.0
         return self._estimate(by, shared, [(square, self.run_degrees)])
 
+    def covariance(self) -> Array:
+        """Return the covariance (A, A) of the arms' scores, without what runs do to all arms alike.
+
+        Its contrasts have about the variances of :meth:`contrast`; for curves through many arms.
+        """
+        images = self.influence.mean(axis=1)
+        runs = max(self.run_square - self.run_image_square, 0.0) / self.units if self.run_degrees else 0.0
+        return np.asarray(images @ images.T + runs * np.eye(self.arms), dtype=np.float64)
+
     def difference(self, arm: str, baseline: str) -> Estimate:
         """Estimate the score of one arm less that of another."""
         weights = np.zeros(self.arms)

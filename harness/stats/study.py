@@ -14,6 +14,7 @@ from harness.metrics.spec import SegmentationMetric, segmentation_metric, segmen
 from harness.results.schema import score_columns
 from harness.stats.design import Array, blocks
 from harness.stats.estimator import LEVEL, NAN, Components
+from harness.stats.sweep import Curve, Equivalent, Trend, adjust, curve, equivalent, trend
 from harness.stats.verdicts import ArmKey, Effect, Pair, judge, unequal_notes
 
 if TYPE_CHECKING:
@@ -320,3 +321,99 @@ def indistinguishable(listed: Sequence[Score], measured: Measured) -> tuple[set[
             if s.key not in best and measured.components.get(s.key) is known and s.key.recipe not in worse
         }
     return best, tied
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One generator in growing numbers beside equal real images, for one segmenter.
+
+    Attributes:
+        place: dataset, role and segmenter.
+        generator: its name.
+        base: real images of every arm.
+        recipes: of the arms, fewest synthetic images first; the first has none.
+        trend: whether more is better, adjusted for all sweeps of the study.
+        curve: through all points.
+    """
+
+    place: tuple[str, str, str]
+    generator: str
+    base: int
+    recipes: tuple[str, ...]
+    trend: Trend
+    curve: Curve
+
+
+@dataclass(frozen=True)
+class Worth:
+    """How many annotated images an arm's synthetic ones are worth."""
+
+    key: ArmKey
+    generator: str
+    synthetic: int
+    equivalent: Equivalent
+
+
+def _recipe_facts(results: StudyResults) -> list[tuple[str, str, int, int, str]]:
+    """Return label, kind of arm, real images, synthetic images and generator of each recipe."""
+    rows = results.rows[results.rows["kind"] == "segmentation"].drop_duplicates("recipe")
+    numbers = rows[["real", "synthetic"]].apply(lambda column: column.astype(str).replace("", "0")).astype(float)
+    return [
+        (str(label), str(arm), round(real), round(synthetic), str(generator))
+        for label, arm, generator, real, synthetic in zip(
+            rows["recipe"], rows["arm"], rows["generator"], numbers["real"], numbers["synthetic"], strict=True
+        )
+    ]
+
+
+def _comparable_places(results: StudyResults, measured: Measured) -> list[tuple[tuple[str, str, str], Components]]:
+    """Return dataset, role and segmenter with the components of the most arms that share runs and images there."""
+    found: dict[tuple[str, str, str], Components] = {}
+    for key, components in measured.components.items():
+        known = found.get(key[:3])
+        if components.units > 1 and (known is None or components.arms > known.arms):
+            found[key[:3]] = components
+    order = [(d, r, s) for d, r in evaluated(results) for s in results.segmenters]
+    return [(place, found[place]) for place in order if place in found]
+
+
+def sweeps(results: StudyResults, comparison: Comparison, measured: Measured) -> list[Sweep]:
+    """Return the sweeps over numbers of synthetic images that a study has: three or more numbers, none included.
+
+    Arms that were trained for another number of steps than their baseline take no part.
+    """
+    facts = _recipe_facts(results)
+    alone = {label: real for label, arm, real, _, _ in facts if arm == "real"}
+    found: list[Sweep] = []
+    for place, components in _comparable_places(results, measured):
+        lines: dict[tuple[str, str], dict[str, int]] = {}
+        for label, arm, _, synthetic, generator in facts:
+            against = comparison.baselines.get(label, "")
+            fair = _training_steps(results, label) == _training_steps(results, against)
+            if arm == "mixed" and against in alone and fair and {label, against} <= set(components.block.arms):
+                lines.setdefault((generator, against), {against: 0})[label] = synthetic
+        for (generator, against), counts in lines.items():
+            if len(set(counts.values())) == len(counts) > 2:
+                fitted = curve(components, counts, comparison.margin)
+                ordered = tuple(sorted(counts, key=lambda arm: counts[arm]))
+                found.append(Sweep(place, generator, alone[against], ordered, trend(components, counts), fitted))
+    trends = adjust([sweep.trend for sweep in found])
+    return [replace(sweep, trend=one) for sweep, one in zip(found, trends, strict=True)]
+
+
+def worths(results: StudyResults, measured: Measured) -> list[Worth]:
+    """Return how many annotated images the synthetic ones of each arm are worth, by the study's own learning curve."""
+    facts = _recipe_facts(results)
+    found = []
+    for place, components in _comparable_places(results, measured):
+        own = set(components.block.arms)
+        real = {label: count for label, arm, count, _, _ in facts if arm == "real" and count and label in own}
+        steps = {_training_steps(results, label) for label in real}
+        if len(real) < 2 or len(set(real.values())) < len(real) or len(steps) > 1:
+            continue
+        for label, arm, base, synthetic, generator in facts:
+            if arm == "mixed" and label in own and base in real.values() and _training_steps(results, label) in steps:
+                worth = equivalent(components, label, base, real)
+                if worth is not None:
+                    found.append(Worth(ArmKey(*place, label), generator, synthetic, worth))
+    return found
