@@ -25,8 +25,9 @@ from typing import Any
 
 import numpy as np
 
+from harness.results.schema import LEVEL
 from harness.stats.design import Array, Block
-from harness.stats.estimator import LEVEL, Components, Estimate, adjusted
+from harness.stats.estimator import Components, Estimate, adjusted
 
 SEGMENTERS, ARMS, IMAGES, GROUPS = 2, 8, 199, 60
 FAMILY = SEGMENTERS * (ARMS - 1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -78,18 +80,24 @@ def show(name: Name, profile: Profile = None, settings: Settings = None, as_json
 def planned_study(
     name: str, profile: str | None, settings: list[str] | None, accept_code: bool = False, keep: bool = False
 ) -> tuple[Plan, Store]:
-    """Return a study's plan and the store; note it for ``store explain``, and, to ``keep`` it, for ``store gc``."""
+    """Return a study's plan, at the look at which it stands, and the store.
+
+    It is noted for ``store explain``, and, to ``keep`` it, for ``store gc``.
+    """
+    from harness.cli.replicates import plans_of_looks, standing
     from harness.cli.running import note_plan
     from harness.engine.load import load_study
-    from harness.engine.plan import build_plan
     from harness.store.results import Store
 
-    plan = build_plan(load_study(name, profile, tuple(settings or ())))
+    loaded = load_study(name, profile, tuple(settings or ()))
     store = Store()
-    if accept_code:
-        for stage in plan.stages.values():
-            if store.find(stage.kind, stage.key) is None:
-                store.accept(stage.key, stage.key_without_code, stage.kind)
+    for plan in plans_of_looks(loaded):
+        if accept_code:
+            for stage in plan.stages.values():
+                if store.find(stage.kind, stage.key) is None:
+                    store.accept(stage.key, stage.key_without_code, stage.kind)
+        if loaded.study.decide is None or standing(plan, store):
+            break
     note_plan(plan, store, plan.loaded.folder_name, keep=keep)
     return plan, store
 
@@ -125,9 +133,13 @@ def plan(
     jobs: Annotated[int | None, typer.Option(help="Stages at once.")] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Accepted as for run; changes no plan.")] = False,
     accept_code: Annotated[bool, typer.Option("--accept-code", help="Keep results that differ in code only.")] = False,
+    power: Annotated[
+        bool, typer.Option("--power", help="Also say what could be seen, by runs in the store, and how many would do.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show the stages, which are stored already, and how long the rest should take. Runs nothing."""
+    from harness.cli.replicates import power_in_words
     from harness.engine.estimate import estimate_seconds, in_words
     from harness.engine.executors import make_executor
     from harness.engine.preflight import missing_weights
@@ -138,9 +150,11 @@ def plan(
     states = _states(planned, store, only)
     left = [stage for stage, state in states if state != "done"]
     seconds, unknown = estimate_seconds(left, store, at_once)
+    seen = power_in_words(planned, store) if power else []
     if as_json:
         stages = [{"label": s.label, "kind": s.kind, "key": s.key, "state": state} for s, state in states]
-        _print_json({"stages": stages, "left": len(left), "estimate_s": round(seconds, 1), "without_estimate": unknown})
+        told = {"stages": stages, "left": len(left), "estimate_s": round(seconds, 1), "without_estimate": unknown}
+        _print_json(told | ({"power": seen} if power else {}))
         return
     width = max(len(stage.label) for stage, _ in states)
     for stage, state in states:
@@ -150,6 +164,8 @@ def plan(
     print(f"{len(states)} stages, {len(states) - len(left)} stored, {len(left)} to run: {guess}")
     for note in [*planned.notes, *missing_weights(planned)]:
         print(f"note: {note}")
+    for line in seen:
+        print(line)
 
 
 @app.command()
@@ -177,19 +193,30 @@ def run(
     missing = missing_weights(planned)
     if missing:
         raise DeclarationError(missing)
-    states = _states(planned, store, only)
     command = command_line(name, profile, settings)
-    summary, page = run_shown(
-        planned,
-        store,
-        make_executor(executor, jobs),
-        stages=len(states),
-        track=track,
-        report=lambda: render(collect(planned, store, command), _report_folder(planned)),
-        only=only or (),
-        fail_fast=fail_fast,
-        accept_code=accept_code,
-    )
+
+    def report(plan: Plan) -> Callable[[], Path]:
+        return lambda: render(collect(plan, store, command), _report_folder(plan))
+
+    while True:
+        summary, page = run_shown(
+            planned,
+            store,
+            make_executor(executor, jobs),
+            stages=len(_states(planned, store, only)),
+            track=track,
+            report=report(planned),
+            only=only or (),
+            fail_fast=fail_fast,
+            accept_code=accept_code,
+        )
+        if only or not summary.complete or planned.loaded.study.decide is None:
+            break
+        # What is undecided at this look gets the replicates of the next one.
+        further, _ = planned_study(name, profile, settings, accept_code, keep=True)
+        if further.loaded.study.look == planned.loaded.study.look:
+            break
+        planned = further
     _tell(summary, page, as_json)
     if not summary.complete:
         raise typer.Exit(1)

@@ -162,6 +162,7 @@ def check_study(study: Study, document: Document) -> list[str]:
     _check_recipes(study, report)
     _check_metrics(study, report)
     _check_scores(study, report)
+    _check_decision(study, report)
     _check_report(study, report)
     return problems
 
@@ -233,6 +234,13 @@ def _check_recipes(study: Study, report: Any) -> None:
             ("evaluate", "on"),
             f"scores only {', '.join(study.evaluate.on)}; the report role is where results come from",
         )
+
+
+def _check_decision(study: Study, report: Any) -> None:
+    """Check that a study that decides has one margin."""
+    if study.decide and study.primary.margin not in (None, study.decide.margin):
+        sentence = f"the primary comparison says margin: {study.primary.margin:g}; say it in one place"
+        report(("decide", "margin"), sentence)
 
 
 def _compared(study: Study) -> Iterator[tuple[Location, Compare]]:

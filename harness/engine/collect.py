@@ -113,6 +113,7 @@ def _facts(stored: StoredResults) -> dict[str, Any]:
         "seeds": list(study.replicate_seeds),
         "budget": budget,
         "selection": f"best of {study.budget.validations} checkpoints by mean IoU on the {role} images",
+        **({"looks": list(study.decide.looks), "look": study.look} if study.decide else {}),
         "zero_division": study.evaluate.zero_division,
         "tolerance": f"{in_pixels(study.evaluate.tolerance, (study.dataset.size,)):g} pixels",
         **_size_limits(stored),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
-from harness.results.schema import Comparison
+from harness.results.schema import LEVEL, Comparison
+from harness.study.looks import spent
 from harness.study.recipes import Recipe
 from harness.study.schema import Compare, Study
 
@@ -34,7 +36,11 @@ def comparisons(study: Study, recipes: Sequence[Recipe]) -> list[Comparison]:
         if place == 0:
             rest = {arm.label: baseline.label for arm, baseline in pairs if arm.label not in asked}
             found += [_comparison(declared, rest, CONTROLS)] if rest else []
-    return found
+    if study.decide is None or study.look is None:
+        return found
+    level = spent(study.decide.looks, study.look, LEVEL)
+    found = [replace(family, level=level) for family in found]
+    return [replace(found[0], margin=study.decide.margin), *found[1:]]
 
 
 def _comparison(declared: Compare, baselines: dict[str, str], name: str) -> Comparison:

@@ -57,6 +57,11 @@ def _count(value: object) -> int:
     return round(float(text)) if text else 0
 
 
+def percent(share: float) -> str:
+    """Return a share in per cent, without digits that say nothing: ``95 %``, ``98.2 %``."""
+    return f"{100 * share:.3g} %"
+
+
 def count(number_of: int, noun: str) -> str:
     """Return ``1 seed`` or ``3 seeds``."""
     return f"{number_of} {noun}" if number_of == 1 else f"{number_of} {noun}s"
@@ -152,8 +157,9 @@ def comparison_caption(results: StudyResults, comparison: Comparison, effects: S
         margin = f"; differences below {number(comparison.margin)} do not matter"
     return (
         f"Difference in {metric_name(comparison.metric)} ({comparison.reduction}{': ' + how if how else ''}) "
-        f"{comparison.name}, paired by image and run, with its 95 % interval over images, clustered by group, and runs "
-        f"(Obuchowski and Rockette, Hillis); intervals are simultaneous and p values adjusted for "
+        f"{comparison.name}, paired by image and run, with its {percent(1 - comparison.level)} interval over images, "
+        f"clustered by group, and runs (Obuchowski and Rockette, Hillis); intervals are simultaneous and p values "
+        f"adjusted for "
         f"{count(tested, 'comparison')} (Bonferroni){margin}; {setting(results)}."
     )
 
@@ -240,7 +246,7 @@ def answer(
         lines.append("Other recipes: " + _tally(others) + ".")
     if controls:
         lines.append("Control arms (same steps, no new information): " + _tally(controls) + "." + _warning(controls))
-    return lines
+    return lines + look(results, effects)
 
 
 def enough(sweep: Sweep) -> str:
@@ -285,6 +291,20 @@ def describe_worth(one: Worth) -> str:
         f"{one.key.segmenter}: {one.synthetic} images of {one.generator} beside {one.equivalent.base} real ones are "
         f"worth {worth(one)} annotated images."
     )
+
+
+def look(results: StudyResults, effects: Sequence[Effect]) -> list[str]:
+    """Return at which look a study stands that adds replicates until its primary comparisons are decided."""
+    looks, place = results.facts.get("looks"), results.facts.get("look")
+    if looks is None or place is None:
+        return []
+    open_ones = sum(e.verdict == "no evidence either way" for e in effects)
+    where = f"Look {place + 1} of {len(looks)}, after {looks[place]} replicates"
+    if not open_ones:
+        return [f"{where}: every primary comparison is decided, so no more replicates are added."]
+    if place + 1 == len(looks):
+        return [f"{where}: {open_ones} of {count(len(effects), 'primary comparison')} are not decided by the most."]
+    return [f"{where}: {open_ones} of {count(len(effects), 'primary comparison')} are open; next {looks[place + 1]}."]
 
 
 def _tally(effects: list[Effect]) -> str:

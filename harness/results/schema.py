@@ -79,6 +79,10 @@ def score_columns(metric: str) -> tuple[str, str]:
     return f"{metric}-numerator", f"{metric}-denominator"
 
 
+#: Error rate of a family of comparisons: false verdicts in at most so many of studies in which nothing is true.
+LEVEL = 0.05
+
+
 @dataclass(frozen=True)
 class Comparison:
     """What a study compares.
@@ -90,6 +94,7 @@ class Comparison:
         reduction: ``micro`` or ``micro-imagewise``.
         name: of the family of comparisons, which are corrected together.
         margin: difference below which nothing matters; NaN for none.
+        level: error rate of the family; where a study looks several times, what this look may spend of it.
     """
 
     baselines: dict[str, str]
@@ -97,6 +102,7 @@ class Comparison:
     reduction: str = "micro-imagewise"
     name: str = "from the baseline"
     margin: float = math.nan
+    level: float = LEVEL
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,10 @@ from functools import cached_property
 
 import numpy as np
 
+from harness.results.schema import LEVEL
 from harness.stats.design import Array, Block
 
 NAN = float("nan")
-LEVEL = 0.05
 POWER = 0.8
 #: Below this a difference or an error is the rounding of sums of float64.
 _ROUNDING = 1e-12
@@ -152,6 +152,25 @@ class Components:
         square = max(total * self.run_square, float(by**2 @ self.own_squares)) / self.units
         shared = total * self.run_image_square / self.units if self.run_degrees else 0.0
         return self._estimate(by, shared, [(square, self.run_degrees)])
+
+    def projected(self, arm: str, baseline: str, units: int) -> Estimate:
+        """Estimate a difference as if it had another number of units, by what images and units do to it now.
+
+        Args:
+            arm: of which the score.
+            baseline: less this one's.
+            units: how many, at least two.
+        """
+        weights = np.zeros(self.arms)
+        weights[self.block.arms.index(arm)] += 1
+        weights[self.block.arms.index(baseline)] -= 1
+        now = self.contrast(weights)
+        by_runs = now.run_error**2 * self.units / units
+        images = now.image_error**2 + 2 * self.run_image_square / units
+        variance = now.image_error**2 + by_runs
+        spread = images**2 / self._image_degrees + by_runs**2 / ((self.arms - 1) * (units - 1))
+        degrees = variance**2 / spread if spread > 0 else now.degrees
+        return Estimate(now.value, variance**0.5, degrees, now.image_error, by_runs**0.5, units, now.groups)
 
     def covariance(self) -> Array:
         """Return the covariance (A, A) of the arms' scores, without what runs do to all arms alike.

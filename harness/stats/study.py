@@ -11,9 +11,9 @@ import numpy as np
 from harness.metrics.segmentation.confusion import quotient
 from harness.metrics.segmentation.scores import size_of
 from harness.metrics.spec import SegmentationMetric, segmentation_metric, segmentation_metrics
-from harness.results.schema import score_columns
+from harness.results.schema import LEVEL, score_columns
 from harness.stats.design import Array, blocks
-from harness.stats.estimator import LEVEL, NAN, Components
+from harness.stats.estimator import NAN, Components
 from harness.stats.sweep import Curve, Equivalent, Trend, adjust, curve, equivalent, trend
 from harness.stats.verdicts import ArmKey, Effect, Pair, judge, unequal_notes
 
@@ -283,6 +283,7 @@ def effects(results: StudyResults, comparison: Comparison, listed: Sequence[Scor
         better=-1.0 if spec.better == "lower" else 1.0,
         span=spec.span,
         margin=comparison.margin,
+        level=comparison.level,
     )
 
 

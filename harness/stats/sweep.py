@@ -19,8 +19,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.results.schema import LEVEL
 from harness.stats.design import Array
-from harness.stats.estimator import LEVEL, NAN, Components, Estimate, adjusted
+from harness.stats.estimator import NAN, Components, Estimate, adjusted
 
 _DRAWS = 2000
 _POINTS = 60

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from harness.errors import DataError, nearest
+from harness.results.schema import LEVEL
 from harness.stats.design import FACTORS, Block, blocks
-from harness.stats.estimator import LEVEL, NAN, POWER, Components, Estimate, adjusted
+from harness.stats.estimator import NAN, POWER, Components, Estimate, adjusted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,6 +68,7 @@ class Effect:
         p_adjusted: for the family (Bonferroni).
         detectable: smallest effect found with 80 % power, as one of the family.
         margin: below which a difference does not matter; NaN when none is declared.
+        level: error rate of its family, at this look.
         verdict: in words.
         over: what the verdict speaks for: what varied from run to run, and what all runs share.
         reason: why it is not comparable, or an empty string.
@@ -85,6 +87,7 @@ class Effect:
     p_adjusted: float = NAN
     detectable: float = NAN
     margin: float = NAN
+    level: float = LEVEL
     verdict: Verdict = "not comparable"
     over: str = ""
     reason: str = ""
@@ -116,6 +119,7 @@ def judge(
     better: float = 1.0,
     span: float = np.inf,
     margin: float = NAN,
+    level: float = LEVEL,
 ) -> list[Effect]:
     """Compare arms in pairs, as one family.
 
@@ -128,6 +132,7 @@ def judge(
         better: 1 when higher is better, -1 when lower is.
         span: the largest difference that two scores can have.
         margin: below which a difference does not matter; NaN for none.
+        level: error rate of the family; less than usual where several looks share it.
     """
     measured = []
     for pair in pairs:
@@ -146,14 +151,16 @@ def judge(
         if estimate is not None:
             own = known[pair.key]
             # Beside a verdict that could not be made, the interval is of this difference alone.
-            low, high = estimate.interval(LEVEL, size if not obstacle else 1)
+            low, high = estimate.interval(level, size if not obstacle else 1)
             facts |= {"low": max(low, -span), "high": min(high, span), "over": _over(own.block, pair.key.recipe)}
             facts["difference"] = pair.difference if pair.difference == pair.difference else estimate.value
             if not obstacle:
                 p = estimate.p()
-                facts |= {"p": p, "p_adjusted": adjusted(p, size), "detectable": estimate.detectable(LEVEL, size)}
-                facts["verdict"] = _in_words(estimate, size, better, margin)
-        found.append(Effect(pair.key, pair.baseline, metric, reduction, family, size, margin=margin, **facts))
+                facts |= {"p": p, "p_adjusted": adjusted(p, size), "detectable": estimate.detectable(level, size)}
+                facts["verdict"] = _in_words(estimate, size, better, margin, level)
+        found.append(
+            Effect(pair.key, pair.baseline, metric, reduction, family, size, margin=margin, level=level, **facts)
+        )
     return found
 
 
@@ -170,11 +177,11 @@ def _obstacle(estimate: Estimate) -> str:
     return "" if estimate.p() == estimate.p() else "neither images nor runs vary"
 
 
-def _in_words(estimate: Estimate, family: int, better: float, margin: float) -> Verdict:
+def _in_words(estimate: Estimate, family: int, better: float, margin: float, level: float) -> Verdict:
     """Return the verdict on a difference that could be tested, by ``RULES``."""
-    if margin == margin and estimate.within(margin, LEVEL, family):
+    if margin == margin and estimate.within(margin, level, family):
         return "no relevant difference"
-    if not adjusted(estimate.p(), family) <= LEVEL or estimate.value == 0:
+    if not adjusted(estimate.p(), family) <= level or estimate.value == 0:
         return "no evidence either way"
     return "helps" if (estimate.value > 0) == (better > 0) else "hurts"
 

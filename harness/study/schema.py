@@ -428,6 +428,26 @@ class Replicates(Section):
         return self
 
 
+class Decide(Section):
+    """Add replicates until every primary comparison is decided, looking only so often."""
+
+    model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
+
+    margin: float = Field(gt=0, description="difference in the primary metric below which nothing matters")
+    at_most: int = Field(12, ge=2, alias="at-most", description="replicates, whatever is undecided then")
+    looks: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)] = Field(
+        (3, 6, 12), description="numbers of replicates after which verdicts are asked for; the last is at-most"
+    )
+
+    @model_validator(mode="after")
+    def _rising(self) -> Decide:
+        if list(self.looks) != sorted(set(self.looks)):
+            raise ValueError(f"looks rise from one to the next, got {list(self.looks)}")
+        if self.looks[-1] != self.at_most:
+            raise ValueError(f"the last look is at-most replicates, got {self.looks[-1]} and {self.at_most}")
+        return self
+
+
 def _replicate_count(value: Any) -> Any:
     return {"count": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
@@ -469,6 +489,7 @@ class Study(Section):
         None, description="a replicate each, by number or as a list; the same as replicates, for seeds of one's own"
     )
     replicates: Annotated[Replicates, BeforeValidator(_replicate_count)] | None = None
+    decide: Decide | None = Field(None, description="replicates are added until what is asked for is decided")
     compare: Annotated[
         Annotated[Compare, Tag("one")] | Annotated[tuple[Compare, ...], Field(min_length=1), Tag("several")],
         Discriminator(_one_or_several),
@@ -482,6 +503,9 @@ class Study(Section):
     def _one_way_to_repeat(self) -> Study:
         if self.seeds is not None and self.replicates is not None:
             raise ValueError("say either replicates or seeds; a profile takes one away with seeds: null")
+        counted = self.replicates is not None and "count" in self.replicates.model_fields_set
+        if self.decide and (self.seeds is not None or counted):
+            raise ValueError("decide says itself how many replicates there are; take seeds and replicates: count away")
         if self.replicates and "fold" in self.replicates.of and self.dataset.split.kfold is None:
             raise ValueError("replicates: fold varies only where there are folds; add split: {kfold: 5} to the dataset")
         return self
@@ -500,6 +524,20 @@ class Study(Section):
     def repeats(self) -> Replicates:
         """How often everything is repeated, whichever way it was said."""
         return self.replicates or Replicates(count=3 if self.seeds is None else len(self.seeds))
+
+    def at_look(self, place: int) -> Study:
+        """Return the study as it stands at one of its looks; one that does not decide has a single look."""
+        if self.decide is None:
+            return self
+        repeats = (self.replicates or Replicates()).model_copy(update={"count": self.decide.looks[place]})
+        return self.model_copy(update={"replicates": repeats})
+
+    @property
+    def look(self) -> int | None:
+        """Which look the study stands at, from 0; None for one that does not decide."""
+        if self.decide is None or self.repeats.count not in self.decide.looks:
+            return None
+        return self.decide.looks.index(self.repeats.count)
 
     @property
     def replicate_seeds(self) -> tuple[int, ...]:
