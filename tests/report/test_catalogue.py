@@ -177,7 +177,7 @@ def test_files_of_one_name_are_refused(
 def test_figures_of_one_place_alternate_by_the_numbers_of_their_panels(study: Any, tmp_path: Any) -> None:
     grey = PairSet.real(np.full((2, 8, 8, 3), 90, np.uint8), np.ones((2, 8, 8), np.uint8), ["a", "b"])
     made = [MadeFrom(name, grey.first(1), grey, grey) for name in ("one", "other")]
-    results = replace(study({"real=100": 0.0}), made=made, figures=["refinement", "sources"], tables=["scores"])
+    results = replace(study({"real=100": 0.0}), made=made, figures=["refinement", "sources"], tables=["none"])
     page = (render(results, tmp_path / "r").parent / "report.md").read_text()
     files = ["sources-0", "refinement-0", "sources-1", "refinement-1"]
     assert sorted(files, key=lambda name: page.index(f"figures/{name}.png")) == files
