@@ -10,8 +10,8 @@ from harness.home import threads
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_name] = str(threads())
 
-# Nothing of what is imported here is ever garbage: looking for some takes a quarter of the time, and the looks of stages
-# would copy the memory that they share.
+# Nothing of what is imported here is ever garbage: looking for some takes a quarter of the time, and the looks of
+# stages would copy the memory that they share.
 gc.disable()
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -10,7 +10,8 @@ import pandas as pd
 from harness.metrics.segmentation.scores import size_of
 from harness.metrics.spec import SegmentationMetric, segmentation_metrics
 from harness.results.schema import StudyResults
-from harness.stats.study import Effect, Score, effects, scores
+from harness.stats.arms import ArmKey
+from harness.stats.study import ArmRows, Effect, Score, arm_rows, effects, scores
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Findings:
         rows = self.results.rows
         return rows[(rows["kind"] == "segmentation") & rows["value"].notna()]
 
+    @cached_property
+    def _sorted_rows(self) -> dict[ArmKey, ArmRows]:
+        """The rows of every arm, which each score of the study is made from."""
+        return arm_rows(self.results)
+
     @property
     def reductions(self) -> list[str]:
         """The reductions over all images that were measured, the primary one first."""
@@ -44,7 +50,7 @@ class Findings:
     def scores(self, metric: str, reduction: str) -> list[Score]:
         """Return the scores of every arm by a metric and a reduction; without a mean where runs are missing."""
         if (metric, reduction) not in self._scores:
-            self._scores[metric, reduction] = scores(self.results, metric, reduction)
+            self._scores[metric, reduction] = scores(self.results, metric, reduction, sorted_rows=self._sorted_rows)
         return self._scores[metric, reduction]
 
     @property
