@@ -61,7 +61,7 @@ ui: setup ## Browse the runs in MLflow at http://127.0.0.1:5000 [PORT=5000]
 	@$(HARNESS) track ui $(if $(PORT),--port $(PORT))
 
 test: setup-dev ## Run the tests
-	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --durations=15 $(ARGS)
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist worksteal --durations=15 $(ARGS)
 
 lint: setup-dev ## Check style and types
 	@$(VENV)/bin/ruff check .

@@ -139,6 +139,7 @@ class MaskLDM(DiffusionModel, Generator):
             "steps": 6,
             "batch_size": 4,
             "checkpoints": 2,
+            "grids": 0,
             "timesteps": 20,
             "sampling_steps": 4,
             "attention": (4,),

@@ -59,6 +59,7 @@ class FourChannelGAN(Generator):
             "steps": 6,
             "batch_size": 4,
             "checkpoints": 2,
+            "grids": 0,
             "latent": 8,
             "generator_features": 4,
             "discriminator_features": 4,

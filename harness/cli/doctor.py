@@ -283,7 +283,7 @@ for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex", "create_connect
 
 failed = []
 import harness
-for package in ("harness", "generators", "segmenters"):
+for package in json.loads(sys.argv[2]):
     found = importlib.import_module(package)
     for module in pkgutil.walk_packages(found.__path__, f"{package}."):
         if module.name.endswith(("__main__", "generator_model")):
@@ -308,6 +308,7 @@ if "quickstart" in list_studies():
     planned = len(build_plan(load_study("quickstart")).stages)
 print(json.dumps({"attempts": attempts, "failed": failed, "planned": planned}))
 """
+_OWN = ("harness", "generators", "segmenters")
 _HEAVY = (
     "torch",
     "torchvision",
@@ -324,11 +325,11 @@ _HEAVY = (
 )
 
 
-def _offline(libraries: tuple[str, ...] = _HEAVY) -> Iterator[Check]:
+def _offline(libraries: tuple[str, ...] = _HEAVY, packages: tuple[str, ...] = _OWN) -> Iterator[Check]:
     """Import everything and plan the quickstart study in a process that cannot reach a network."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _OFFLINE, json.dumps(libraries)],
+            [sys.executable, "-c", _OFFLINE, json.dumps(libraries), json.dumps(packages)],
             capture_output=True,
             text=True,
             timeout=_OFFLINE_TAKES_AT_MOST_S,

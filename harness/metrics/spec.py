@@ -293,11 +293,12 @@ def segmentation_names() -> dict[str, str]:
         PluginError: one name means two scores, or a score and a fidelity metric.
     """
     names: dict[str, str] = {}
+    fidelity = fidelity_metrics()
     for one in segmentation_metrics().values():
         for called in (one.name, *one.aliases):
             if names.setdefault(called, one.name) != one.name:
                 raise PluginError(f"{called!r} means two scores, {names[called]} and {one.name}; rename one.")
-            if called in fidelity_metrics():
+            if called in fidelity:
                 raise PluginError(f"{called!r} is both a fidelity and a segmentation metric; rename one.")
     return names
 

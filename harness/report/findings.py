@@ -11,10 +11,12 @@ from harness.metrics.segmentation.scores import size_of
 from harness.metrics.spec import SegmentationMetric, segmentation_metric, segmentation_metrics
 from harness.results.schema import Comparison, StudyResults
 from harness.stats.study import (
+    ArmRows,
     Measured,
     Score,
     Sweep,
     Worth,
+    arm_rows,
     effects,
     indistinguishable,
     measure,
@@ -44,6 +46,11 @@ class Findings:
         rows = self.results.rows
         return rows[(rows["kind"] == "segmentation") & rows["value"].notna()]
 
+    @cached_property
+    def _sorted_rows(self) -> dict[ArmKey, ArmRows]:
+        """The rows of every arm, which each score of the study is made from."""
+        return arm_rows(self.results)
+
     @property
     def reductions(self) -> list[str]:
         """The reductions over all images that were measured, the primary one first."""
@@ -65,7 +72,7 @@ class Findings:
         """Return the scores of every arm by a metric and a reduction; without a mean where runs are missing."""
         if (metric, reduction) not in self._scores:
             measured = self.measured(metric, reduction)
-            self._scores[metric, reduction] = scores(self.results, metric, reduction, measured)
+            self._scores[metric, reduction] = scores(self.results, metric, reduction, measured, self._sorted_rows)
         return self._scores[metric, reduction]
 
     def best(self, metric: str, reduction: str) -> tuple[set[ArmKey], set[ArmKey]]:

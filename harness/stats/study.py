@@ -81,12 +81,36 @@ def evaluated(results: StudyResults) -> list[tuple[str, str]]:
     return named or list(pairs)
 
 
-def _arm_rows(results: StudyResults, dataset: str, role: str) -> dict[tuple[str, str], pd.DataFrame]:
-    """Return segmentation rows by segmenter and recipe; a row that names no dataset (failed) counts for every one."""
+@dataclass(frozen=True)
+class ArmRows:
+    """What the table of results says of one arm.
+
+    Attributes:
+        planned: its training runs, as (seed, fold).
+        leak: what was seen that should not have been, or an empty string.
+        measured: its rows by metric and reduction.
+    """
+
+    planned: set[tuple[int, int]]
+    leak: str
+    measured: dict[tuple[str, str], pd.DataFrame]
+
+
+def arm_rows(results: StudyResults) -> dict[ArmKey, ArmRows]:
+    """Sort segmentation rows by arm, in the declared order; one that names no dataset (failed) counts for every one."""
     rows = results.rows[results.rows["kind"] == "segmentation"]
-    where = rows["dataset"].fillna("").astype(str)
-    rows = rows[((where == dataset) & (rows["role"].fillna("").astype(str) == role)) | (where == "")]
-    return {(str(s), str(r)): part for (s, r), part in rows.groupby(["segmenter", "recipe"], sort=False)}
+    where, roles = (rows[name].fillna("").astype(str) for name in ("dataset", "role"))
+    found = {}
+    for dataset, role in evaluated(results):
+        here = rows[((where == dataset) & (roles == role)) | (where == "")]
+        parts = {(str(s), str(r)): part for (s, r), part in here.groupby(["segmenter", "recipe"], sort=False)}
+        for segmenter in results.segmenters:
+            for recipe in results.recipes:
+                part = parts.get((segmenter, recipe))
+                if part is not None:
+                    measured = {(str(m), str(r)): own for (m, r), own in part.groupby(["metric", "reduction"])}
+                    found[ArmKey(dataset, role, segmenter, recipe)] = ArmRows(_runs(part), _leak(part), measured)
+    return found
 
 
 def _runs(rows: pd.DataFrame) -> set[tuple[int, int]]:
@@ -166,12 +190,12 @@ def _leaks(results: StudyResults) -> list[tuple[str, str, str]]:
 
 
 def _score(
-    key: ArmKey, rows: pd.DataFrame, known: Components | None, problem: str, metric: str, reduction: str
+    key: ArmKey, rows: ArmRows, known: Components | None, problem: str, metric: str, reduction: str
 ) -> Score:
     """Summarise one arm."""
-    finished = rows[(rows["metric"] == metric) & (rows["reduction"] == reduction)]
-    valued = finished[finished["value"].notna()]
-    done, planned = _runs(valued), _runs(rows)
+    finished = rows.measured.get((metric, reduction))
+    valued = None if finished is None else finished[finished["value"].notna()]
+    done, planned = set() if valued is None else _runs(valued), rows.planned
     score = Score(
         key,
         metric,
@@ -181,11 +205,11 @@ def _score(
         seeds=len({seed for seed, _ in planned}),
         images=known.block.images if known else 0,
         groups=len(known.block.groups) if known else 0,
-        leak=_leak(rows),
+        leak=rows.leak,
     )
-    if not done and len(finished) and bool((finished["status"] == "done").all()):
+    if finished is not None and not done and bool((finished["status"] == "done").all()):
         return replace(score, caveat=NO_VALUE)
-    if done != planned:
+    if valued is None or done != planned:
         return replace(score, caveat=f"incomplete {len(done)}/{len(planned)}: not averaged")
     values = valued["value"].to_numpy(dtype=np.float64)
     score = replace(
@@ -207,25 +231,25 @@ def _score(
     return replace(score, low=max(low, spec.lower), high=min(high, spec.upper), caveat=caveat)
 
 
-def scores(results: StudyResults, metric: str, reduction: str, measured: Measured | None = None) -> list[Score]:
+def scores(
+    results: StudyResults,
+    metric: str,
+    reduction: str,
+    measured: Measured | None = None,
+    sorted_rows: dict[ArmKey, ArmRows] | None = None,
+) -> list[Score]:
     """Return the score of every arm in the declared order (dataset, then segmenter, then recipe).
 
     The mean is that of ``results.rows`` over seeds, then folds; the interval comes from the per-image table and is left
     out, with the reason in ``caveat``, when that does not give the same number. Failed cells are never averaged away:
-    an arm with one has no mean.
+    an arm with one has no mean. ``sorted_rows`` are those of :func:`arm_rows` when they are at hand.
     """
     table = measured or measure(results, metric, reduction)
-    found = []
-    for dataset, role in evaluated(results):
-        rows = _arm_rows(results, dataset, role)
-        for segmenter in results.segmenters:
-            for recipe in results.recipes:
-                part = rows.get((segmenter, recipe))
-                if part is not None and not part.empty:
-                    key = ArmKey(dataset, role, segmenter, recipe)
-                    known, problem = table.components.get(key), table.problems.get(key, "")
-                    found.append(_score(key, part, known, problem, metric, reduction))
-    return found
+    rows = arm_rows(results) if sorted_rows is None else sorted_rows
+    return [
+        _score(key, own, table.components.get(key), table.problems.get(key, ""), metric, reduction)
+        for key, own in rows.items()
+    ]
 
 
 def _training_steps(results: StudyResults, recipe: str) -> float | None:

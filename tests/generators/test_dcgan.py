@@ -50,7 +50,7 @@ def test_losses_and_normalisations_train(tmp_path, loss):
 def test_a_fit_learns_mask_areas_and_colours(tmp_path):
     """Wasserstein distances to the real pairs fall far below those of the network before training."""
     pairs = drawn_pairs(64, 32)
-    values = {"steps": 600, "checkpoints": [1], "latent": 16, "batch_size": 16, "ema": 0.98}
+    values = {"steps": 300, "checkpoints": [1], "grids": 0, "latent": 16, "batch_size": 8, "ema": 0.98}
     values |= {"generator_features": 12, "discriminator_features": 12}
     first, last = run_fit(DCGAN.create(**values), pairs, WorkFolder(tmp_path, CPU, 0))
 

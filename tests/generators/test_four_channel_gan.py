@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from generators.fastgan import FastGAN
 from generators.four_channel_gan.augmentation import augment, draw_augmentation
 from generators.four_channel_gan.layers import doubled_convolution, gated
 from generators.four_channel_gan.pictures import RealPictures, crop, draw_crops, to_bytes
-from generators.four_channel_gan.training import Watch
+from generators.four_channel_gan.training import Watch, recalibrate
 from generators.progan import ProGAN
 from generators.randomness import draw_flips, flip, seeded
 from generators.specks import without_specks
@@ -53,6 +54,12 @@ def sample(plugin, checkpoint, pairs, seeds):
 @pytest.fixture(params=GANS, ids=lambda plugin: plugin.name)
 def plugin(request):
     return request.param
+
+
+@pytest.fixture(autouse=True)
+def short_recalibration(monkeypatch):
+    """Measure batch norm on 2 batches: 16 take most of the time of a fit of a few steps."""
+    monkeypatch.setattr("generators.four_channel_gan.training.recalibrate", partial(recalibrate, batches=2))
 
 
 # the contract, of every GAN
@@ -97,7 +104,7 @@ def test_a_killed_fit_resumes_bit_equal(plugin, tmp_path, setting):
             return self.calls == 21
 
     pairs = drawn_pairs(6, 32)
-    declared = values(plugin, setting=setting, steps=25, resolution=32)
+    declared = values(plugin, setting=setting, steps=25, grids=3, resolution=32)
     with pytest.raises(Kill):
         run_fit(plugin.create(**declared), pairs, Killing(tmp_path / "killed", CPU, 1))
     contexts = [context(tmp_path / name, 1) for name in ("killed", "whole")]

@@ -119,10 +119,11 @@ def test_a_figure_and_a_table_of_one_file_each_are_in_the_list_in_studies_and_in
 
 
 def test_without_a_choice_an_extension_is_in_every_report_and_again_the_same(
-    harness_home: Any, full_study: Any, tmp_path: Any
+    harness_home: Any, study: Any, tmp_path: Any
 ) -> None:
     add(harness_home, "spread", FIGURE)
-    folders = [render(full_study, tmp_path / side).parent / "figures" for side in "ab"]
+    results = replace(study({"real=100": 0.0, "real=100,dcgan=300": 0.1}), tables=["none"])
+    folders = [render(results, tmp_path / side).parent / "figures" for side in "ab"]
     names = {path.name for path in folders[0].iterdir()}
     assert {"spread.png", "spread.pdf", "ratio.png"} <= names
     for name in names:
@@ -170,13 +171,13 @@ def test_files_of_one_name_are_refused(
 ) -> None:
     add(harness_home, "twice", text)
     with pytest.raises(PluginError, match=f"called '{named}'"):
-        render(full_study, tmp_path / "r")
+        render(replace(full_study, figures=["spread"], tables=["comparison", "best-run"]), tmp_path / "r")
 
 
 def test_figures_of_one_place_alternate_by_the_numbers_of_their_panels(study: Any, tmp_path: Any) -> None:
     grey = PairSet.real(np.full((2, 8, 8, 3), 90, np.uint8), np.ones((2, 8, 8), np.uint8), ["a", "b"])
     made = [MadeFrom(name, grey.first(1), grey, grey) for name in ("one", "other")]
-    results = replace(study({"real=100": 0.0}), made=made, figures=["refinement", "sources"], tables=["scores"])
+    results = replace(study({"real=100": 0.0}), made=made, figures=["refinement", "sources"], tables=["none"])
     page = (render(results, tmp_path / "r").parent / "report.md").read_text()
     files = ["sources-0", "refinement-0", "sources-1", "refinement-1"]
     assert sorted(files, key=lambda name: page.index(f"figures/{name}.png")) == files

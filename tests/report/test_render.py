@@ -26,9 +26,9 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def words(results, folder: Path) -> Path:
-    """Render without figures, which take most of the time."""
-    return render(replace(results, figures=["none"]), folder).parent
+def words(results, folder: Path, *tables: str) -> Path:
+    """Render without figures, which take most of the time, and with the named tables alone where some are named."""
+    return render(replace(results, figures=["none"], tables=list(tables)), folder).parent
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +53,9 @@ def test_rendering_twice_gives_the_same_bytes(full_study, report, tmp_path):
 
 
 def test_rendering_replaces_an_earlier_report(full_study, tmp_path):
-    report = words(full_study, tmp_path / "r")
+    report = words(full_study, tmp_path / "r", "comparison")
     (report / "stale.txt").write_text("old")
-    words(replace(full_study, title="A new title"), report)
+    words(replace(full_study, title="A new title"), report, "comparison")
     assert not (report / "stale.txt").exists()
     assert "A new title" in (report / "report.md").read_text()
 
@@ -68,11 +68,11 @@ def test_a_folder_that_is_no_report_is_left_alone(full_study, tmp_path):
 
 
 def test_a_failed_rendering_keeps_the_earlier_report(full_study, tmp_path):
-    report = words(full_study, tmp_path / "r")
+    report = words(full_study, tmp_path / "r", "comparison")
     before = content(report)
     broken = replace(full_study, images=full_study.images.drop(columns="seed"))
     with pytest.raises(KeyError):
-        render(broken, report)
+        words(broken, report, "comparison")
     assert content(report) == before
     assert not list(report.parent.glob(".*"))
 
@@ -155,7 +155,7 @@ def test_the_page_loads_nothing_from_elsewhere(report):
 
 
 def test_names_cannot_inject_markup(study, tmp_path):
-    results = replace(study(RECIPES), title="<script>alert(1)</script>", notes=["a & b <i>"])
+    results = replace(study(RECIPES), title="<script>alert(1)</script>", notes=["a & b <i>"], figures=["ratio"])
     text = render(results, tmp_path / "r").read_text()
     assert "<script>" not in text
     assert "a &amp; b &lt;i&gt;" in text
@@ -190,7 +190,7 @@ def test_figures_are_as_wide_as_a_column(report):
 def test_published_numbers_stand_beside_ours(study, tmp_path, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     results = study({"real=100": 0.0, "real=100,diffusion=300": 0.1}, published=["a_table3_micro"])
-    folder = words(results, tmp_path / "r")
+    folder = words(results, tmp_path / "r", "published")
     with (folder / "tables/published-a_table3_micro-1.csv").open() as stream:
         found = {(r["n_real"], r["n_syn"], r["model"], r["metric"]): r for r in csv.DictReader(stream)}
     row = found["100", "300", "UNet++", "iou"]
@@ -208,7 +208,7 @@ def test_published_numbers_stand_beside_ours(study, tmp_path, monkeypatch):
 def test_another_generator_is_not_set_beside_the_published_one(study, tmp_path, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     results = study({"real=100": 0.0, "real=100,dcgan=300": 0.1}, published=["a_table3_micro"])
-    folder = words(results, tmp_path / "r")
+    folder = words(results, tmp_path / "r", "published")
     with (folder / "tables/published-a_table3_micro-1.csv").open() as stream:
         found = {(r["n_real"], r["n_syn"], r["model"], r["metric"]): r for r in csv.DictReader(stream)}
     assert found["100", "0", "UNet++", "iou"]["ours"] != ""
@@ -216,7 +216,7 @@ def test_another_generator_is_not_set_beside_the_published_one(study, tmp_path, 
 
 
 def test_a_published_file_that_does_not_exist_is_said_and_loses_nothing(study, tmp_path):
-    page = (words(study(RECIPES, published=["a_tabel3"]), tmp_path / "r") / "report.md").read_text()
+    page = (words(study(RECIPES, published=["a_tabel3"]), tmp_path / "r", "published") / "report.md").read_text()
     assert "There is no studies/published/a_tabel3.csv" in page
 
 
@@ -234,7 +234,7 @@ def test_published_generator_tables_match_by_step_or_name(study, name, tmp_path,
         | {"kind": "fidelity", "generator": "dcgan", "metric": "fid", "real": 700, "synthetic": 1000, "value": 250.0},
     ]
     rows = pd.concat([results.rows, pd.DataFrame(extra, columns=list(COLUMNS))], ignore_index=True)
-    folder = words(replace(results, rows=rows, published=[name]), tmp_path / "r")
+    folder = words(replace(results, rows=rows, published=[name]), tmp_path / "r", "published")
     with (folder / f"tables/published-{name}.csv").open() as stream:
         ours = [float(r["ours"]) for r in csv.DictReader(stream) if r["ours"]]
     assert ours == [{"a": 90.0, "b_table1": 0.4, "b_table4": 250.0}.get(name[:8], 90.0)]

@@ -440,6 +440,7 @@ def test_a_broken_database_costs_one_sentence_and_is_caught_up_with(plan, place,
 
 def test_a_server_that_is_not_there_delays_nobody(plan, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     store, stage = Store(), next(s for s in plan.stages.values() if s.kind == "train")
     mirror = Mirror(plan, store)
     mirror.started(stage)

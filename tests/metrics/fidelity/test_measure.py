@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-import harness.weights.locate
 from harness.data.pairs import PairSet
 from harness.errors import DataError, DeclarationError, WeightsError
 from harness.learning.judge import TrainedSegmenter
 from harness.metrics.fidelity.frechet import beside_fid
 from harness.metrics.fidelity.measure import evidence, measure, measured_quantities, of_masks
 from harness.metrics.spec import Sets, fidelity_metric, fidelity_metrics
+from harness.weights import locate
 
 CPU = torch.device("cpu")
 ALL = list(fidelity_metrics().values())
@@ -267,10 +267,12 @@ def test_what_several_sets_bring_along_gives_way_too():
     assert math.isnan(rows["kid-set-1"])
 
 
-def test_without_weights_the_sentence_says_how_to_get_them():
+def test_without_weights_the_sentence_says_how_to_get_them(tmp_path, monkeypatch):
+    for name in ("HARNESS_HOME", "TORCH_HOME", "HF_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.setattr(locate, "_clean_fid_folder", lambda: tmp_path / "clean-fid")
     real = real_pairs()
-    if harness.weights.locate.find("fid-inception"):
-        pytest.skip("an installed package brings the weights")
     with pytest.raises(WeightsError, match="harness weights fetch fid-inception"):
         values_of("fid", real, synthetic_pairs(real))
 

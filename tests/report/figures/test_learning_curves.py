@@ -289,10 +289,10 @@ def test_a_report_has_all_of_them_the_same_twice(small_areas, study, tmp_path):
     both = replace(
         small_areas,
         rows=small_areas.rows[small_areas.rows["kind"] == "fidelity"],
-        tables=["scores"],
+        tables=["none"],
         figures=names,
     )
-    for kind, expected in ((both, names[1:]), (replace(results, figures=names, tables=["scores"]), names[:1])):
+    for kind, expected in ((both, names[1:]), (replace(results, figures=names, tables=["none"]), names[:1])):
         folders = [render(kind, tmp_path / expected[0] / side).parent / "figures" for side in "ab"]
         assert {path.stem for path in folders[0].iterdir()} == set(expected)
         for path in folders[0].iterdir():
