@@ -10,7 +10,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Dis
 from harness.study.recipes import Recipe
 
 ROLES = ("fit", "select", "report")
-Control = Literal["real-repeated", "resample", "copy-paste"]
+#: ``real-repeated``, or the name of a generator that says that it is a control.
+Control = str
 CONTROLS: tuple[Control, ...] = ("real-repeated", "resample", "copy-paste")
 
 
