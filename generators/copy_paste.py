@@ -69,7 +69,7 @@ class CopyPaste(Generator):
 
     name: ClassVar[str] = "copy-paste"
     Parameters: ClassVar[type[Parameters]] = CopyPasteParameters
-    card: ClassVar[Card] = Card(learns=False, cost="milliseconds a pair on a CPU")
+    card: ClassVar[Card] = Card(learns=False, control=True, cost="milliseconds a pair on a CPU")
     parameters: CopyPasteParameters
 
     @classmethod

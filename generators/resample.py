@@ -23,7 +23,7 @@ class Resample(Generator):
     """
 
     name: ClassVar[str] = "resample"
-    card: ClassVar[Card] = Card(learns=False, cost="milliseconds a pair on a CPU")
+    card: ClassVar[Card] = Card(learns=False, control=True, cost="milliseconds a pair on a CPU")
 
     @classmethod
     def example(cls) -> dict[str, Any]:

@@ -40,7 +40,8 @@ def list_generators(as_json: Json = False) -> None:
         card = found.card
         row["summary"] = entry.summary or (found.__doc__ or "").strip().partition("\n")[0]
         row |= {"version": found.version, "needs": card.needs, "makes": card.makes, "learns": card.learns}
-        row |= {"one-model-a-pair": card.one_model_a_pair, "sizes": list(card.sizes), "minimum": card.minimum}
+        row |= {"control": card.control, "one-model-a-pair": card.one_model_a_pair}
+        row |= {"sizes": list(card.sizes), "minimum": card.minimum}
         rows.append({**row, "weights": list(card.weights), "licence": card.licence, "cost": card.cost})
     if as_json:
         print(json.dumps(rows, indent=2))
@@ -54,6 +55,7 @@ def list_generators(as_json: Json = False) -> None:
         sizes = f"{', '.join(map(str, row['sizes']))} px" if row["sizes"] else "any size"
         facts = [f"needs {row['needs']}", f"makes {row['makes']}", sizes, f"at least {row['minimum']} pairs"]
         facts += ["one model a pair"] if row["one-model-a-pair"] else []
+        facts += ["a control: brings no new information"] if row["control"] else []
         facts += [f"weights {', '.join(row['weights'])}"] if row["weights"] else []
         facts += [word for word in (row["licence"], row["cost"]) if word]
         print(f"{'':{width}}  {'; '.join(facts)}")

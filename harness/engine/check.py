@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ValidationError
 
+from harness.engine.controls import problem_of
 from harness.engine.stages.declared import declared_kinds
 from harness.errors import HarnessError, nearest
 from harness.plugins.contract import Generator, Kind
@@ -159,6 +160,7 @@ def check_study(study: Study, document: Document) -> list[str]:
         for part, use in declared.uses():
             _check_card(part, use, study, ("generators", name, part), report)
     _check_segmenters(study, report)
+    _check_controls(study, document, report)
     _check_recipes(study, report)
     _check_metrics(study, report)
     _check_scores(study, report)
@@ -189,6 +191,19 @@ def _check_card(part: str, use: GeneratorUse, study: Study, location: Location, 
         )
 
 
+def _check_controls(study: Study, document: Document, report: Any) -> None:
+    place: Location = ("controls",) if isinstance(document.value.get("controls"), list) else ("controls", "arms")
+    for i, arm in enumerate(study.controls.arms):
+        problem = problem_of(arm)
+        if problem:
+            report((*place, i), problem)
+
+
+def _a_segmenter() -> str:
+    """Return how a study may name a segmenter: one of those that there are."""
+    return f"{{plugin: {' or '.join(name for kind, name in registry() if kind == 'segmenters')}}}"
+
+
 def _check_segmenters(study: Study, report: Any) -> None:
     labels: dict[str, int] = {}
     for i, use in enumerate(study.segmenters):
@@ -203,7 +218,7 @@ def _check_segmenters(study: Study, report: Any) -> None:
     if study.train and not study.segmenters:
         report(
             ("segmenters",),
-            "training sets are declared but no segmenter trains on them; add one, such as {plugin: smp, arch: FPN}",
+            f"training sets are declared but no segmenter trains on them; add one: {_a_segmenter()}",
         )
 
 
@@ -394,7 +409,7 @@ def _check_agreement(study: Study, asking: list[str], report: Any) -> None:
         report(
             ("fidelity", "metrics", i),
             f"{name} asks a segmenter that is trained on real pairs, and none is declared; add fidelity.segmenter, "
-            "such as {plugin: smp, arch: Unet}",
+            f"such as {_a_segmenter()}",
         )
     for key in ("segmenter", "budget"):
         if getattr(declared, key) and not asked:

@@ -68,6 +68,8 @@ class Card:
         sizes: image sides in pixels it can make; empty when any.
         minimum: the fewest training pairs it accepts.
         learns: False when nothing is trained: it rearranges real pairs (``resample``) or draws by a rule (``noise``).
+        control: whether its pairs hold nothing that the real ones do not, so that an arm with them is a control
+            (``controls`` in a study names it). Such an arm takes it with its default parameters.
         cost: one phrase for people, such as ``minutes on a CPU at 64 px``.
     """
 
@@ -79,6 +81,7 @@ class Card:
     sizes: tuple[int, ...] = ()
     minimum: int = 1
     learns: bool = True
+    control: bool = False
     cost: str = ""
 
 

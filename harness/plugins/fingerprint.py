@@ -1,8 +1,8 @@
 """Fingerprint of the code that computes a result: a plugin's module, and what it imports to compute with.
 
-Comments, formatting, docstrings and what is imported for type checkers alone do not count; anything that can change a
-number does. A module that says ``CHANGES_NO_RESULT = True``, since it is there for logs or errors alone, does not count
-for what imports it, nor does what it imports itself.
+Comments, formatting, docstrings, what is imported for type checkers alone, and whether a card says that its generator
+is a control do not count; anything that can change a number does. A module that says ``CHANGES_NO_RESULT = True``,
+since it is there for logs or errors alone, does not count for what imports it, nor does what it imports itself.
 """
 
 from __future__ import annotations
@@ -57,8 +57,11 @@ def _parsed(path: Path, changed: int, module: str) -> _Code:
 
 
 def _computing(tree: ast.Module) -> ast.Module:
-    """Take out of a module what computes nothing: docstrings, and what is there for type checkers alone."""
+    """Take out of a module what computes nothing: docstrings, what type checkers alone read, ``Card(control=...)``."""
     for node in ast.walk(tree):
+        match node:
+            case ast.Call(ast.Name("Card")):
+                node.keywords = [keyword for keyword in node.keywords if keyword.arg != "control"]
         body = getattr(node, "body", None)
         if not isinstance(body, list):
             continue

@@ -11,7 +11,8 @@ from harness.study.recipes import Recipe
 from harness.study.replicates import Draw, Factor, draws
 
 ROLES = ("fit", "select", "report")
-Control = Literal["real-repeated", "resample", "copy-paste"]
+#: ``real-repeated``, or the name of a generator that says that it is a control.
+Control = str
 CONTROLS: tuple[Control, ...] = ("real-repeated", "resample", "copy-paste")
 
 

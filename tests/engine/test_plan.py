@@ -118,6 +118,15 @@ def test_controls_are_made_from_the_real_pairs_of_their_arm(temp_study: Any) -> 
     assert [(p.generator, p.n_fit, p.count) for p in plan_of().pools if p.control] == [("control:resample", 4, 8)]
 
 
+def test_a_generator_that_says_that_it_is_a_control_is_one(temp_study: Any) -> None:
+    folder = temp_study.project / "extensions"
+    folder.mkdir()
+    text = temp_study.plugins.read_text().replace('card = Card(cost="nothing")', "card = Card(control=True)")
+    (folder / "shuffled.py").write_text(text.replace('name = "painter"', 'name = "shuffled"'))
+    pools = [pool for pool in plan_of("controls=[real-repeated, shuffled]").pools if pool.control]
+    assert [(pool.generator, pool.n_fit, pool.count) for pool in pools] == [("control:shuffled", 4, 8)]
+
+
 def test_equal_steps_for_every_recipe_and_unequal_ones_for_epochs(temp_study: Any) -> None:
     def steps(*settings: str) -> set[int]:
         return {s.parts["parameters"]["steps"] for s in plan_of(*settings).stages.values() if s.kind == "train"}

@@ -64,6 +64,17 @@ def test_comments_docstrings_and_formatting_do_not_count(package: Path) -> None:
     assert fingerprint(package) == before
 
 
+def test_whether_a_card_says_that_it_is_a_control_changes_no_number(package: Path) -> None:
+    edit(package / "one.py", "class One", "CARD = Card(learns=False)\n\n\nclass One")
+    path = package / "one.py"
+    path.write_text("from harness.learning import Card\n" + path.read_text())
+    before = fingerprint(package)
+    edit(path, "Card(learns=False)", "Card(learns=False, control=True)")
+    assert fingerprint(package) == before
+    edit(path, "Card(learns=False, control=True)", "Card(learns=True, control=True)")
+    assert fingerprint(package) != before
+
+
 def test_code_counts_here_and_in_what_is_imported_from_the_package(package: Path) -> None:
     before = fingerprint(package)
     edit(package / "inner" / "layers.py", "gain = 1", "gain = 3")

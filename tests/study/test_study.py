@@ -95,6 +95,14 @@ def test_every_mistake_is_reported_at_once_with_its_place(tmp_path: Path) -> Non
         ),
         (("train:", "compare: {against: {sees: 5, synthetic: {cp: 20}}}\ntrain:"), "no training set 'sees=5,cp=20'"),
         (("train:", "seeds: [1, 1]\ntrain:"), "1 stands twice"),
+        (
+            ("train:", "controls: [resample, copy-past]\ntrain:"),
+            "8:22: controls.1: there is no control 'copy-past'; did you mean 'copy-paste'?; there are: real-repeated,",
+        ),
+        (
+            ("train:", "controls: {arms: [phantom]}\ntrain:"),
+            "controls.arms.0: phantom is a generator that does not say",
+        ),
         (("train:", "profiles: {smoke: 5}\ntrain:"), "profiles.smoke: must be a mapping"),
         (("plugin: copy-paste", "plugin: copy-paste, 1: 2"), "1 is not a parameter's name"),
         (

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from harness.data.pairs import PairSet
+from harness.engine.controls import REAL_REPEATED
 from harness.engine.graph import Plan
 from harness.engine.kind import StageKind
 from harness.engine.stages.pool import PoolResult
@@ -102,7 +103,7 @@ class TrainStage(StageKind[TrainResult]):
             "real": recipe.real,
             "order-seed": study.order() if recipe.real is None else redrawn(study.order(), draw.subset),
             "synthetic": [count for _, count in pools],
-            "repeat-real": recipe.synthetic_count if recipe.control == "real-repeated" else 0,
+            "repeat-real": recipe.synthetic_count if recipe.control == REAL_REPEATED else 0,
             "steps": steps,
             "validations": budget.validations,
             "select-role": "report" if study.protocol == "published" else "select",
