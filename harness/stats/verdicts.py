@@ -23,15 +23,15 @@ Verdict = Literal["helps", "hurts", "no relevant difference", "no evidence eithe
 
 #: How each verdict comes about; printed in every report.
 RULES: dict[Verdict, str] = {
-    "helps": f"the simultaneous {1 - LEVEL:.0%} interval of the difference lies on the better side of zero",
-    "hurts": f"the simultaneous {1 - LEVEL:.0%} interval of the difference lies on the worse side of zero",
+    "helps": f"the simultaneous {100 - 100 * LEVEL:.0f} % interval of the difference lies on the better side of zero",
+    "hurts": f"the simultaneous {100 - 100 * LEVEL:.0f} % interval of the difference lies on the worse side of zero",
     "no relevant difference": (
         f"the difference is shown to be smaller than the declared margin, by two one-sided tests at {LEVEL} shared by "
         "the family; it may still differ from zero, by less than matters"
     ),
     "no evidence either way": (
         "neither of these; this does not show that there is no effect: the smallest effect that the study would have "
-        f"found in {POWER:.0%} of repetitions stands beside it"
+        f"found in {100 * POWER:.0f} % of repetitions stands beside it"
     ),
     "not comparable": (
         "cells are missing, a score is marked as leaked, the arms were trained for different numbers of steps or "

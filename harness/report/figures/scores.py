@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.report.figures.style import COLOURS, GREY, MARKERS, canvas, mark_cut, whiskers
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
     from harness.results.schema import StudyResults
     from harness.stats import Effect, Score
+    from harness.stats.study import Sweep
+    from harness.stats.sweep import Curve
 
 
 def shown_scores(results: StudyResults, listed: list[Score]) -> list[tuple[Score, Recipe]]:
@@ -23,11 +26,11 @@ def shown_scores(results: StudyResults, listed: list[Score]) -> list[tuple[Score
     return [(s, known[s.key.recipe]) for s in listed if s.complete and s.key[:2] == place and s.key.recipe in known]
 
 
-def ratio_figure(results: StudyResults, listed: list[Score]) -> Figure | None:
+def ratio_figure(results: StudyResults, listed: list[Score], sweeps: Sequence[Sweep] = ()) -> Figure | None:
     """Draw the primary metric against the number of synthetic images, a panel a segmenter, a line a generator.
 
     Whiskers are 95 % intervals; the band is the baseline (real images only); control arms have hollow markers and no
-    line (paper B, Figure 9, is drawn so).
+    line (paper B, Figure 9, is drawn so). A sweep has its curve in place of a line, with its 95 % band.
 
     Returns:
         The figure; None when no arm has synthetic images, or when their number varies with that of the real
@@ -44,7 +47,8 @@ def ratio_figure(results: StudyResults, listed: list[Score]) -> Figure | None:
         handles: dict[str, Any] = {}
         for axis, segmenter in zip(axes[:, 0], segmenters, strict=True):
             own = [s for s in shown if s.key.segmenter == segmenter]
-            _ratio_panel(axis, own, known, looks, set(results.comparison.baselines.values()), handles)
+            curves = {(sweep.base, sweep.generator): sweep.curve for sweep in sweeps if sweep.place == own[0].key[:3]}
+            _ratio_panel(axis, own, known, looks, set(results.comparison.baselines.values()), handles, curves)
             axis.set_title(segmenter, loc="left")
             axis.set_ylabel(metric_name(results.comparison.metric))
             mark_cut(axis)
@@ -102,6 +106,7 @@ def _ratio_panel(
     looks: dict[tuple[tuple[int, int], str, str], dict[str, Any]],
     baselines: set[str],
     handles: dict[str, Any],
+    curves: Mapping[tuple[int, str], Curve],
 ) -> None:
     """Draw one segmenter: bands for real-only arms, then lines, set apart so that whiskers do not hide each other."""
     widest = max(known[s.key.recipe].synthetic for s in own)
@@ -123,6 +128,11 @@ def _ratio_panel(
         shift = (index - (len(looks) - 1) / 2) * 0.012 * widest
         x = [known[s.key.recipe].synthetic + shift for s in points]
         style = {k: v for k, v in look.items() if k != "label" and v is not None}
+        curve = curves.get((group[0][0], group[1])) if group[2] != "control" else None
+        if curve is not None:
+            axis.plot(curve.counts, curve.scores, color=look["color"], linestyle=look["linestyle"], zorder=2)
+            axis.fill_between(curve.counts, curve.low, curve.high, color=look["color"], alpha=0.12, linewidth=0)
+            style["linestyle"] = "none"
         handles.setdefault(look["label"], whiskers(axis, x, points, **style))
     axis.set_xlim(-0.04 * widest, 1.06 * widest)
     axis.grid(axis="y", color="#e6e6e6", linewidth=0.5)
@@ -181,8 +191,9 @@ RATIO = FigureSpec(
     "ratio",
     "Score against the number of synthetic images",
     "Whiskers: 95 % intervals over images and training runs; band: real images only; hollow: control arms. An axis "
-    "with two strokes at its foot does not begin at 0.",
-    lambda findings: [Panel(ratio_figure(findings.results, findings.primary))],
+    "with two strokes at its foot does not begin at 0. Where a generator has three or more numbers, counting none, a "
+    "curve towards a level runs through them, with its 95 % band.",
+    lambda findings: [Panel(ratio_figure(findings.results, findings.primary, findings.sweeps))],
     place=10,
 )
 
