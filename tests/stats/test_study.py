@@ -159,6 +159,16 @@ def test_the_order_of_the_image_table_changes_nothing(study):
     pd.testing.assert_frame_equal(pd.DataFrame(effects(results)), pd.DataFrame(effects(shuffled)))
 
 
+def test_arms_near_the_best_are_marked_and_worse_ones_are_not(study):
+    effects = {"real=100": -0.15, "real=100,dcgan=100": 0.0, "real=100,dcgan=300": 0.003}
+    best, tied = Findings(study(effects)).best("iou", "micro-imagewise")
+    together = {key.recipe for key in best | tied}
+    assert together == {"real=100,dcgan=100", "real=100,dcgan=300"}
+    assert len(best) == 1
+    turned, tied = Findings(study(effects)).best("dice-loss", "micro-imagewise")
+    assert {key.recipe for key in turned | tied} == together
+
+
 def test_an_empty_study_has_no_scores(study):
     results = study(HELPS)
     empty = replace(results, rows=results.rows.iloc[:0], images=results.images.iloc[:0])

@@ -11,7 +11,7 @@ import pytest
 
 import harness
 from harness.errors import DataError
-from harness.stats import verdict
+from harness.stats import Components, blocks, verdict
 
 
 def scores(effects, *, replicates=3, images=80, run=0.005, seed=0, segmenters=("unet",), **columns) -> pd.DataFrame:
@@ -59,6 +59,33 @@ def test_lower_is_better_turns_verdicts_and_nothing_else():
 def test_a_verdict_says_what_it_speaks_for():
     rows = scores(EFFECTS, fit=lambda arm, r: None if arm.startswith("real") else "dcgan", pool=lambda arm, r: r)
     assert verdict(rows)["over"].unique().tolist() == ["over trainings and pools of one fit"]
+
+
+def parts(rows: pd.DataFrame):
+    """The components that a verdict on a table of one segmenter stands on."""
+    table = rows.assign(numerator=rows["value"], denominator=1.0)
+    return Components(blocks(table)[0][0])
+
+
+def test_all_that_is_printed_is_for_the_family():
+    rows = scores(EFFECTS)
+    found = verdict(rows).set_index("arm")
+    for arm in ("good", "bad", "same"):
+        alone = parts(rows).difference(arm, "real=100")
+        assert (found.loc[arm, "low"], found.loc[arm, "high"]) == pytest.approx(alone.interval(family=3))
+        assert found.loc[arm, "detectable"] == pytest.approx(alone.detectable(family=3))
+        assert found.loc[arm, "detectable"] > alone.detectable()
+
+
+def test_equivalence_is_of_the_family_too():
+    """A margin that one comparison alone would be within, and three together are not."""
+    rows = scores(EFFECTS)
+    same = parts(rows).difference("same", "real=100")
+    narrow, wide = (max(abs(end) for end in same.interval(0.1, family)) for family in (1, 3))
+    margin = (narrow + wide) / 2
+    assert same.within(margin)
+    assert verdict(rows, margin=margin).set_index("arm").loc["same", "verdict"] == "no evidence either way"
+    assert verdict(rows, margin=wide + 1e-6).set_index("arm").loc["same", "verdict"] == "no relevant difference"
 
 
 def test_one_replicate_is_not_comparable():
