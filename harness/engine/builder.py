@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from harness.engine.controls import REAL_REPEATED
 from harness.engine.graph import Cell, Plan, Pool, Reference
 from harness.engine.stages.dataset import DatasetStage
 from harness.engine.stages.evaluate import EvaluateStage
@@ -220,7 +221,7 @@ class PlanBuilder:
         plugin = load_plugin("segmenters", use.plugin).create(**use.values())
         name = use.name or plugin.label
         pools: list[tuple[Pool, int]] = []
-        if recipe.control != "real-repeated":
+        if recipe.control != REAL_REPEATED:
             for generator, count in recipe.synthetic:
                 declared = self._declared(generator, recipe)
                 pool = self.pool(generator, declared, draw, declared.n_fit(recipe), bool(recipe.control))

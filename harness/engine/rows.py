@@ -197,7 +197,7 @@ def _drawn(cell: Cell) -> Row:
     def named(keys: Iterable[str]) -> str:
         return "+".join(key[:12] for key in keys)
 
-    subset = "" if cell.recipe.real in (None, 0) else str(cell.draw.subset)
+    subset = "" if cell.recipe.real in (None, 0) else f"{cell.fold}.{cell.draw.subset}"
     pools = named(pool.key for pool in cell.pools)
     fits = named(fit for pool in cell.pools for fit in pool.fits)
     return {"seed": cell.seed, "training": cell.draw.training, "pool": pools, "fit": fits, "subset": subset}

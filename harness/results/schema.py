@@ -38,7 +38,7 @@ COLUMNS: dict[str, str] = {
     "training": "seed of the training",
     "pool": "key of the stages that its synthetic pairs come from, their first 12 digits; empty without any",
     "fit": "of the generators' fits behind them; empty where nothing was learned",
-    "subset": "number of the draw of its real pairs; empty where they are none or all",
+    "subset": "which draw of its real pairs, of which fold, such as 0.1; empty where they are none or all",
     "fold": "fold number from 0; 0 when there are no folds",
     "dataset": "dataset that was scored on",
     "role": "role that was scored on or compared with: report, select or fit; seen where each generator is compared "
