@@ -220,7 +220,7 @@ class Training(ABC, Generic[P]):
     def state(self, step: int) -> dict[str, Any]:
         """Return everything that a resumed fit needs."""
         parts = {name: part.state_dict() for name, part in self._parts().items()}
-        return {"step": step, "watch": vars(self.watch), **parts}
+        return {"step": step, "watch": vars(self.watch), "told": self._told, **parts}
 
     def restore(self, state: dict[str, Any]) -> int:
         """Take up a state and return its step."""
@@ -229,6 +229,7 @@ class Training(ABC, Generic[P]):
         for optimiser in (self.generator_optimiser, self.discriminator_optimiser):
             set_capturable(optimiser, self.device)
         self.watch = Watch(**state["watch"])
+        self._told = dict(state["told"])
         return int(state["step"])
 
 

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from harness.engine.load import load_study
 from harness.engine.plan import build_plan
 from harness.metrics.segmentation.scores import reductions_of
 from harness.metrics.spec import segmentation_metrics
+from tests.fixtures.temp_study import start_apart
 
 
 def rows(study: Any) -> pd.DataFrame:
@@ -154,14 +157,23 @@ def test_a_crash_is_one_failed_stage(temp_study: Any, crash: str, said: str) -> 
     assert "[1/" in answer.err
 
 
-def real_command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from harness.cli import main; main()", "study", "run", "twelve", "--no-track"]
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, check=False)
+RUN = ("study", "run", "twelve", "--no-track")
 
 
-def start_command(*arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", "from harness.cli import main; main()", "study", "run", "twelve", "--no-track"]
-    return subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def start_local(said: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """Run the study as users do: in a new Python, whose stages are processes of their own."""
+    command = [sys.executable, "-c", "from harness.cli import main; main()", *RUN, "--executor", "local", "--jobs", "2"]
+    with said.open("w") as output:
+        return subprocess.Popen([*command, *arguments], stderr=output, stdout=output)
+
+
+def start_run(said: Path, *arguments: str) -> BaseProcess:
+    """Run the study in a process of its own that runs the stages too."""
+    return start_apart(said, *RUN, "--executor", "in-process", *arguments)
+
+
+def has_said(said: Path, lines: int) -> bool:
+    return said.exists() and said.read_text().count("\n") >= lines
 
 
 def test_killed_at_any_moment_a_study_resumes_to_the_same_results(finished_study: Any, monkeypatch: Any) -> None:
@@ -171,13 +183,14 @@ def test_killed_at_any_moment_a_study_resumes_to_the_same_results(finished_study
     finished_study.project.joinpath("again").mkdir()
     (finished_study.project / "again" / "data").symlink_to(finished_study.project / ".harness" / "data")
     finished_study.results.unlink()
-    for lines in (1, 6, 13):
-        process = start_command("--jobs", "2")
-        assert process.stderr is not None
-        for _ in range(lines):
-            process.stderr.readline()
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    # Amid stages that run beside the harness, and amid ones that run in it.
+    for lines, start in ((1, start_run), (6, start_local), (13, start_run)):
+        said = finished_study.project / f"said-{lines}"
+        process = start(said)
+        assert _within(300, partial(has_said, said, lines))
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        (process.wait if isinstance(process, subprocess.Popen) else process.join)()
     store = finished_study.project / "again" / "store" / "results"
     kept = {path: path.stat().st_mtime_ns for path in store.glob("*/*/result.json")}
     assert kept
@@ -189,16 +202,20 @@ def test_killed_at_any_moment_a_study_resumes_to_the_same_results(finished_study
 
 
 def test_two_processes_on_one_study_share_the_work(temp_study: Any) -> None:
-    processes = [start_command("--jobs", "1", "--profile", "short") for _ in range(2)]
-    said = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
+    files = [temp_study.project / f"said-{number}" for number in range(2)]
+    processes = [start_run(said, "--profile", "short") for said in files]
+    for process in processes:
+        process.join(300)
+    said = [file.read_text() for file in files]
+    assert [process.exitcode for process in processes] == [0, 0], said
     ran = [set(re.findall(r"\] (.+): done in", text)) for text in said]
     assert not ran[0] & ran[1]
     assert len(ran[0] | ran[1]) == len(list((temp_study.project / ".harness/store/results").glob("*/*/result.json")))
 
 
 def test_orphaned_stages_end_with_their_harness(temp_study: Any) -> None:
-    process = start_command("--jobs", "1", "--profile", "short", "--set", "segmenters.0.crash=sleep")
+    said = temp_study.project / "said"
+    process = start_local(said, "--only", "tiny * real=4 * seed=0", "--set", "segmenters.0.crash=sleep")
     sleeping = temp_study.project / ".harness" / "sleeping"
     assert _within(300, sleeping.exists)
     assert _stages_of(temp_study.project)
@@ -216,7 +233,9 @@ def test_a_training_killed_in_the_middle_is_taken_up_where_it_was(temp_study: An
     temp_study.project.joinpath("again").mkdir()
     (temp_study.project / "again" / "data").symlink_to(temp_study.project / ".harness" / "data")
     monkeypatch.setenv("TINY_DIES_AT", "25")
-    assert real_command(*cell).returncode == 1
+    process = start_run(temp_study.project / "said", *cell)
+    process.join(300)
+    assert process.exitcode == 9
     state = next((temp_study.project / "again" / "store" / "work").glob("*/state.pt"))
     monkeypatch.setenv("TINY_DIES_AT", "")
     monkeypatch.setenv("TINY_LOG", str(temp_study.project / "steps"))
@@ -231,7 +250,7 @@ def _within(seconds: float, come: Callable[[], bool]) -> bool:
     """Wait for what must come, however busy the machine is; the stage sleeps for longer than any wait here."""
     deadline = time.monotonic() + seconds
     while not come() and time.monotonic() < deadline:
-        time.sleep(0.1)
+        time.sleep(0.02)
     return come()
 
 

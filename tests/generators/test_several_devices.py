@@ -5,12 +5,9 @@ Two processes on the CPU stand for two GPUs: all that differs is the backend thr
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 import pickle
-import signal
-import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +20,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
+from generators import several_devices
 from generators.first_stage import reconstruction
 from generators.mask_ddpm import MaskDDPM
 from generators.mask_ldm import MaskLDM
@@ -62,6 +60,9 @@ def children() -> list[psutil.Process]:
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("generators.diffusion.generator._GRID_STEPS", 1)
     monkeypatch.setattr(reconstruction, "find", lambda name: None)
+    # A second for each process; a fit's own server does not load it, since it asks for GPUs when it is imported.
+    networks = ["diffusers.models.unets.unet_2d", "diffusers.models.autoencoders.vq_model"]
+    monkeypatch.setattr(several_devices, "_PRELOADED", [*several_devices._PRELOADED, *networks])
 
 
 def assert_alike(one: Any, other: Any) -> None:
@@ -176,6 +177,16 @@ class Training:
 
     def sampled_network(self):
         return self.number.module
+
+
+def hang(pipe):
+    """Be a fit on two devices: the first waits in a collective operation, and the second sleeps."""
+    from generators.several_devices import SeveralDevices
+
+    with SeveralDevices(Start("hangs"), torch.device("cpu"), 2, "float32", nn.Linear(1, 1)) as training:
+        training.step(0)
+        pipe.send([process.pid for process, _ in training._ranks])
+        training.step(2)
 '''
 
 
@@ -258,33 +269,19 @@ def test_too_little_memory_on_any_device_names_the_batch(tmp_path: Path, monkeyp
     assert children() == []
 
 
-def test_no_process_outlives_a_fit_that_is_killed(tmp_path: Path) -> None:
-    script = tmp_path / "fit.py"
-    script.write_text(
-        textwrap.dedent("""
-        import sys, time, torch
-        sys.path.insert(0, sys.argv[1])
-        from faulty_trainings import Start
-        from generators.several_devices import SeveralDevices
-
-        if __name__ == "__main__":
-            with SeveralDevices(Start("hangs"), torch.device("cpu"), 2, "float32", torch.nn.Linear(1, 1)) as training:
-                training.step(0)
-                print(*[process.pid for process, _ in training._ranks], flush=True)
-                training.step(2)  # the first waits in a collective operation, the second sleeps
-        """)
-    )
-    (tmp_path / "faulty_trainings.py").write_text(TRAININGS)
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
-    fitting = subprocess.Popen([sys.executable, script, tmp_path], stdout=subprocess.PIPE, text=True, env=environment)
-    assert fitting.stdout is not None
-    ranks = [psutil.Process(int(word)) for word in fitting.stdout.readline().split()]
+def test_no_process_outlives_a_fit_that_is_killed(start: Any) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(several_devices._PRELOADED)
+    ours, theirs = context.Pipe()
+    # It is no daemon: it has processes of its own, from a server of its own.
+    fitting = context.Process(target=sys.modules[start.__module__].hang, args=(theirs,))
+    fitting.start()
+    ranks = [psutil.Process(number) for number in ours.recv()]
     assert len(ranks) == 2
     time.sleep(0.5)
     assert all(process.is_running() for process in ranks)
-    fitting.send_signal(signal.SIGKILL)
-    fitting.wait()
+    fitting.kill()
+    fitting.join()
     _, alive = psutil.wait_procs(ranks, timeout=30)
     assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
 

@@ -13,21 +13,29 @@ from PIL import Image
 from torch import nn
 
 from generators.randomness import seeded
-from generators.singan_seg import SinGANSeg, SinGANSegParameters
+from generators.singan_seg import SinGANSeg, SinGANSegParameters, training
 from generators.singan_seg.batch import ModelBatch, model_seed
 from generators.singan_seg.networks import StackedCritic, StackedGenerator, bordered, width
 from generators.singan_seg.pyramid import Pyramid, resized, resizing_matrix, truncated
 from generators.singan_seg.sampling import Models
-from generators.singan_seg.training import BLOCK
 from harness.conformance import drawn_pairs
 from harness.errors import HarnessError
 from harness.learning.work_folder import WorkFolder, run_fit
 from harness.plugins.contract import SampleContext
 
 CPU = torch.device("cpu")
-SMALL = {"features": 4, "together": 3, "epochs": 6, "decay_after": 0.5, "precision": "float32"}
+SMALL = {"features": 4, "together": 3, "epochs": 2, "decay_after": 0.5, "precision": "float32"}
+#: Epochs whose randomness is drawn at once, few enough that some fits here have more than one such block.
+BLOCK = 2
 #: Where three updates of each network an epoch say no more than these.
 FEW_UPDATES = {"critic_steps": 2, "generator_steps": 1}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_blocks():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "BLOCK", BLOCK)
+        yield
 
 
 def seeds(count, first=0):
@@ -329,7 +337,14 @@ def double():
 
 @pytest.mark.parametrize("setting", ["sound", "as-published"])
 def test_each_of_many_models_becomes_what_it_is_alone(setting, double):
-    values = {**SMALL, "epochs": BLOCK + 1, "setting": setting, "max_size": 40, "features_double_every": 2}
+    values = {
+        **SMALL,
+        "epochs": BLOCK + 1,
+        "generator_steps": 2,
+        "setting": setting,
+        "max_size": 40,
+        "features_double_every": 2,
+    }
     declared = SinGANSegParameters(**values)
     pairs = drawn_pairs(3, 40)
     batch = ModelBatch(declared, pairs, 5, CPU)
@@ -364,7 +379,7 @@ def test_what_is_trained_beside_a_model_does_not_matter(double):
 
 
 def test_it_learns_to_rebuild_its_picture():
-    declared = SinGANSegParameters(**{**SMALL, "epochs": 30, "features": 8, "learning_rate": 4e-3, "critic_steps": 1})
+    declared = SinGANSegParameters(**{**SMALL, "epochs": 10, "learning_rate": 8e-3, "critic_steps": 1})
     batch = ModelBatch(declared, drawn_pairs(1, 32), 0, CPU)
     start = float((batch.real[-1] - batch.real[-1].mean(dim=(2, 3), keepdim=True)).square().mean())
     for _ in batch.train():
@@ -391,7 +406,7 @@ def sample(checkpoint, pairs, numbers, **more):
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     pairs = drawn_pairs(5, 32)
-    return pairs, fit(tmp_path_factory.mktemp("singan"), pairs)
+    return pairs, fit(tmp_path_factory.mktemp("singan"), pairs, epochs=6)
 
 
 def test_checkpoints_come_as_models_are_finished_and_hold_all_before(fitted):
@@ -454,11 +469,12 @@ def test_pictures_of_a_larger_study_are_enlarged(tmp_path):
 @pytest.fixture(scope="module", params=["sound", "as-published"])
 def whole(request, tmp_path_factory):
     """What a fit is declared by, and its checkpoints when nobody kills it."""
-    declared = {"setting": request.param, "together": 2, "max_size": 32}
+    declared = {"setting": request.param, "together": 2, "max_size": 32, "epochs": 3}
     return declared, fit(tmp_path_factory.mktemp("whole"), drawn_pairs(3, 32), **declared)
 
 
-@pytest.mark.parametrize("killed_at", [5, 6, 9, 25])
+#: In a block of epochs, after a scale, between blocks of the second scale, and with the third model.
+@pytest.mark.parametrize("killed_at", [1, 3, 5, 13])
 def test_a_killed_fit_resumes_bit_equal(tmp_path, whole, killed_at):
     class Kill(BaseException):
         pass
