@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.learning import Card, Checkpoint, FitContext, Generator, HarnessError, Sample, SampleContext
+from pydantic import Field
+
+from harness.learning import Card, Checkpoint, FitContext, Generator, HarnessError, Parameters, Sample, SampleContext
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +20,14 @@ if TYPE_CHECKING:
 _BEYOND = 2**64
 
 
+class PhantomParameters(Parameters):
+    """What the frames can be told."""
+
+    contrast: float = Field(
+        1.0, gt=0, le=10, description="how strongly polyps are coloured, as the option of the phantom dataset"
+    )
+
+
 class Phantom(Generator):
     """Procedural endoscopy-like frames with polyps, a fresh patient and frame for each seed; knows no real image.
 
@@ -28,6 +38,10 @@ class Phantom(Generator):
 
     name: ClassVar[str] = "phantom"
     card: ClassVar[Card] = Card(learns=False, cost="some ten milliseconds a pair at 128 px on a CPU")
+
+    Parameters: ClassVar[type[Parameters]] = PhantomParameters
+
+    parameters: PhantomParameters
 
     @classmethod
     def example(cls) -> dict[str, Any]:
@@ -62,5 +76,5 @@ class Phantom(Generator):
         images = np.empty((len(seeds), *size, 3), np.uint8)
         made = np.empty((len(seeds), *size), np.uint8)
         for i, seed in enumerate(seeds):
-            images[i], made[i] = render(_BEYOND + int(seed), 0, size[0])
+            images[i], made[i] = render(_BEYOND + int(seed), 0, size[0], self.parameters.contrast)
         return Sample(made, images)

@@ -174,11 +174,12 @@ class Dataset:
 class PhantomDataset(Dataset):
     """The embedded procedural dataset: rendered instead of read.
 
-    Its contents are hashed from the recipe (renderer version, seed, number) and not from pixels, so that the same
-    phantom has the same fingerprint on every machine, whatever the last bit of its floating point does.
+    Its contents are hashed from the recipe (renderer version, seed, number, contrast) and not from pixels, so that the
+    same phantom has the same fingerprint on every machine, whatever the last bit of its floating point does.
     """
 
     seed: int = 0
+    contrast: float = 1.0
 
     def thumbnails(self) -> NDArray[np.uint8]:
         """Return the grey thumbnails of every frame, uint8 (N, 2, 32, 32)."""
@@ -187,7 +188,7 @@ class PhantomDataset(Dataset):
 
         from harness.data import duplicates, phantom
 
-        frames = (phantom.render(self.seed, index, 64)[0] for index in range(len(self)))
+        frames = (phantom.render(self.seed, index, 64, self.contrast)[0] for index in range(len(self)))
         return np.stack([duplicates.thumbnails(Image.fromarray(frame)) for frame in frames])
 
     def native_files(self, entry: Entry) -> tuple[bytes, bytes]:
@@ -199,7 +200,7 @@ class PhantomDataset(Dataset):
         from harness.data import phantom
 
         files = []
-        image, mask = phantom.render(self.seed, self.ids.index(entry.id), phantom.NATIVE_SIZE)
+        image, mask = phantom.render(self.seed, self.ids.index(entry.id), phantom.NATIVE_SIZE, self.contrast)
         for pixels in (image, mask * 255):
             buffer = io.BytesIO()
             Image.fromarray(pixels).save(buffer, "PNG")
@@ -214,7 +215,7 @@ class PhantomDataset(Dataset):
     def _decode_entry(self, entry: Entry, size: int, geometry: Geometry) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         from harness.data import phantom
 
-        return phantom.render(self.seed, int(entry.id.rpartition("-")[2]), size)
+        return phantom.render(self.seed, int(entry.id.rpartition("-")[2]), size, self.contrast)
 
 
 def open_dataset(name: str, **options: Any) -> Dataset:
@@ -222,7 +223,7 @@ def open_dataset(name: str, **options: Any) -> Dataset:
 
     Args:
         name: ``phantom``, or the name of an imported dataset.
-        options: for ``phantom`` only: ``count`` (200) and ``seed`` (0).
+        options: for ``phantom`` only: ``count`` (200), ``seed`` (0) and ``contrast`` of polyps (1.0).
 
     Raises:
         DataError: it is not imported (the sentence says which command imports it), or an option is not known.
@@ -251,21 +252,24 @@ def _how_to_get(name: str) -> str:
     )
 
 
-def _open_phantom(count: int = 200, seed: int = 0, **unknown: Any) -> Dataset:
+def _open_phantom(count: int = 200, seed: int = 0, contrast: float = 1.0, **unknown: Any) -> Dataset:
     if unknown:
         option = next(iter(unknown))
-        raise DataError(
-            f"Dataset 'phantom' has no option {option!r}{nearest(option, ['count', 'seed'])}; it has count and seed."
-        )
+        meant = nearest(option, ["count", "seed", "contrast"])
+        raise DataError(f"Dataset 'phantom' has no option {option!r}{meant}; it has count, seed and contrast.")
     for option, value, least in (("count", count, 1), ("seed", seed, 0)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise DataError(
                 f"The option {option} of dataset 'phantom' must be a whole number of at least {least}, not {value!r}."
             )
+    if not isinstance(contrast, (int, float)) or isinstance(contrast, bool) or not 0 < contrast <= 10:
+        raise DataError(
+            f"The option contrast of dataset 'phantom' must be a number above 0, up to 10, not {contrast!r}."
+        )
     from harness.data.phantom_index import phantom_entries
 
     folder = data_folder() / PHANTOM
-    entries = phantom_entries(count, seed, folder)
+    entries = phantom_entries(count, seed, contrast, folder)
     return PhantomDataset(
         name=PHANTOM,
         title="Procedural endoscopy-like frames",
@@ -277,6 +281,7 @@ def _open_phantom(count: int = 200, seed: int = 0, **unknown: Any) -> Dataset:
         source=PHANTOM,
         given_groups=True,
         seed=seed,
+        contrast=contrast,
     )
 
 

@@ -9,7 +9,7 @@ small renderings do not alias.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -58,13 +58,15 @@ def patient_of(index: int) -> int:
     return index // FRAMES_PER_PATIENT
 
 
-def render(seed: int, index: int, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def render(seed: int, index: int, size: int, contrast: float = 1.0) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Render one frame.
 
     Args:
         seed: of the whole set, 0 or more.
         index: number of the frame, from 0.
         size: side in pixels.
+        contrast: how many times as strongly as usual the colour of polyps differs from that of what is around them;
+            their outlines are the same.
 
     Returns:
         Image uint8 (size, size, 3), RGB, and mask uint8 (size, size) in {0, 1}; 1 where a pixel's centre is polyp.
@@ -75,7 +77,7 @@ def render(seed: int, index: int, size: int) -> tuple[NDArray[np.uint8], NDArray
     polyps = _draw_polyps(random)
     mask = np.zeros((size, size), dtype=bool)
     for polyp in polyps:
-        mask |= scene.add_polyp(polyp)
+        mask |= scene.add_polyp(replace(polyp, tint=polyp.tint * np.float32(contrast)))
     image, window = scene.finish()
     return image, (mask & window).astype(np.uint8)
 

@@ -17,16 +17,17 @@ from harness.data.entry import Entry
 _INDEX_SIZE = 64
 
 
-def phantom_entries(count: int, seed: int, folder: Path) -> tuple[Entry, ...]:
-    """Return the entries of the first ``count`` frames of a seed, sorted by id.
+def phantom_entries(count: int, seed: int, contrast: float, folder: Path) -> tuple[Entry, ...]:
+    """Return the entries of the first ``count`` frames of a seed and a contrast, sorted by id.
 
     Made at the first call (a few milliseconds a frame) and kept under ``folder``; a kept index that cannot be read is
     made again.
     """
-    kept = folder / "index" / f"{seed}-{count}-v{phantom.VERSION}.json"
+    eased = "" if contrast == 1 else f"-contrast-{contrast:g}"
+    kept = folder / "index" / f"{seed}-{count}{eased}-v{phantom.VERSION}.json"
     with suppress(OSError, ValueError, TypeError):
         return tuple(Entry(**row) for row in json.loads(kept.read_text()))
-    entries = tuple(decoding.in_threads(lambda index: _entry(seed, index), range(count)))
+    entries = tuple(decoding.in_threads(lambda index: _entry(seed, index, contrast), range(count)))
     # In a read-only home the index is made again next time.
     with suppress(OSError), decoding.staging_folder(kept.parent) as staging:
         (staging / kept.name).write_text(json.dumps([asdict(entry) for entry in entries]))
@@ -34,9 +35,10 @@ def phantom_entries(count: int, seed: int, folder: Path) -> tuple[Entry, ...]:
     return entries
 
 
-def _entry(seed: int, index: int) -> Entry:
+def _entry(seed: int, index: int, contrast: float) -> Entry:
     name = f"{seed}-{index:06d}"
-    image, mask = phantom.render(seed, index, _INDEX_SIZE)
+    image, mask = phantom.render(seed, index, _INDEX_SIZE, contrast)
+    recipe = f"phantom {phantom.VERSION} {seed} {index}" + ("" if contrast == 1 else f" {contrast:g}")
     return Entry(
         id=name,
         image=f"images/{name}.png",
@@ -46,5 +48,5 @@ def _entry(seed: int, index: int) -> Entry:
         polyp_fraction=round(float(mask.mean()), 6),
         group=f"{seed}-patient-{phantom.patient_of(index):06d}",
         fingerprint=duplicates.perceptual_hash(duplicates.thumbnails(Image.fromarray(image))),
-        sha256=hashlib.sha256(f"phantom {phantom.VERSION} {seed} {index}".encode()).hexdigest(),
+        sha256=hashlib.sha256(recipe.encode()).hexdigest(),
     )

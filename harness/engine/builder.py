@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from harness.engine.controls import REAL_REPEATED
-from harness.engine.graph import Cell, Plan, Pool, Reference
+from harness.engine.graph import Cell, Plan, Pool, Reference, Trivial
 from harness.engine.stages.dataset import DatasetStage
 from harness.engine.stages.evaluate import EvaluateStage
 from harness.engine.stages.fidelity import FidelityStage
@@ -20,6 +20,7 @@ from harness.engine.stages.refine import RefineStage
 from harness.engine.stages.sample import SampleStage
 from harness.engine.stages.select import SelectStage
 from harness.engine.stages.train import TrainStage
+from harness.engine.stages.trivial import TrivialStage
 from harness.plugins.registry import load_plugin
 from harness.study.recipes import Recipe
 from harness.study.replicates import Draw, redrawn
@@ -231,19 +232,32 @@ class PlanBuilder:
         dataset = self.plan.datasets[draw.fold]
         label = self.plan.in_fold(f"{name} * {recipe.label} * seed={draw.replicate}", draw.fold)
         for on in self.study.evaluate.on:
-            role = on if on in ROLES else "report"
+            where, scored, role = self._place(on, draw.fold)
             evaluate = EvaluateStage.add(
                 self.plan,
                 use,
                 label if on == "report" else f"{label} * on={on}",
                 train,
                 dataset=dataset,
-                scored=dataset if on in ROLES else self._other_dataset(on),
+                scored=scored,
                 role=role,
             )
-            where = self.plan.dataset.name if on in ROLES else on
             used = tuple(pool for pool, _ in pools)
             self.plan.cells.append(Cell(name, recipe, draw, where, role, train, evaluate, used))
+
+    def trivial(self, fold: int) -> None:
+        """Add what trivial predictions score wherever the segmenters of a fold are scored."""
+        for on in self.study.evaluate.on:
+            name, scored, role = self._place(on, fold)
+            label = self.plan.in_fold(f"on {name} ({role})", fold)
+            key = TrivialStage.add(self.plan, label, dataset=self.plan.datasets[fold], scored=scored, role=role)
+            self.plan.trivial.append(Trivial(fold, name, role, key))
+
+    def _place(self, on: str, fold: int) -> tuple[str, str, str]:
+        """Return the name of a dataset that is scored on, the key of its stage, and whose images of it."""
+        if on in ROLES:
+            return self.plan.dataset.name, self.plan.datasets[fold], on
+        return on, self._other_dataset(on), "report"
 
     def _declared(self, generator: str, recipe: Recipe) -> GeneratorDeclaration:
         if recipe.control:

@@ -156,6 +156,16 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Trivial:
+    """What predictions score that look at no image, on a role of a dataset: ``key`` of the stage that scores them."""
+
+    fold: int
+    dataset: str
+    role: str
+    key: str
+
+
+@dataclass(frozen=True)
 class Measurement:
     """What a stage measures of which a study says itself that it shall be.
 
@@ -185,6 +195,7 @@ class Plan:
     cells: list[Cell] = field(default_factory=list)
     pools: list[Pool] = field(default_factory=list)
     references: list[Reference] = field(default_factory=list)
+    trivial: list[Trivial] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
     datasets: dict[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

@@ -96,6 +96,8 @@ def _planned(loaded: LoadedStudy) -> tuple[Plan, PlanBuilder]:
         for use in study.segmenters:
             for draw in study.draws(len(splits)):
                 builder.cell(use, recipe, draw)
+    for fold in range(len(splits)) if plan.cells else ():
+        builder.trivial(fold)
     plan.notes += [note for split in splits for note in split.notes]
     return plan, builder
 

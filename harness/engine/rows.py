@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from harness.engine.graph import Cell, Measurement, Pool, Reference
+from harness.engine.graph import Cell, Measurement, Pool, Reference, Trivial
 from harness.engine.stages import kinds
+from harness.engine.stages.trivial import PREDICTIONS
 from harness.engine.stored import StoredResults
 from harness.metrics.fidelity.measure import measured_quantities
 from harness.metrics.segmentation.scores import reductions_of, size_of
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from harness.engine.stages.evaluate import EvaluateResult
     from harness.engine.stages.fidelity import FidelityResult
     from harness.engine.stages.select import SelectResult
+    from harness.engine.stages.train import TrainResult
+    from harness.engine.stages.trivial import TrivialResult
 
 Row = dict[str, Any]
 
@@ -42,6 +45,8 @@ class Rows:
     def all(self) -> list[Row]:
         """Return every row, in the order of ``results.csv``."""
         rows = [row for cell in self.plan.cells for row in self._of_cell(cell)]
+        rows += [row for cell in self.plan.cells for row in self._of_training(cell)]
+        rows += [row for trivial in self.plan.trivial for row in self._of_trivial(trivial)]
         rows += [row for reference in self.plan.references for row in self._of_reference(reference)]
         rows += [row for pool in self.plan.pools if not pool.control for row in self._of_pool(pool)]
         return rows + [row for measured in self.plan.measurements for row in self._of_measurement(measured)]
@@ -52,11 +57,10 @@ class Rows:
         status, _ = self.stored.status(key)
         return {**self._common, "status": status, "stage": key if result is None else result.key, **values}
 
-    def _of_cell(self, cell: Cell) -> Iterator[Row]:
+    def _about(self, cell: Cell) -> Row:
+        """Return what the rows of a cell share."""
         recipe = cell.recipe
-        scored: EvaluateResult | None = self.stored.read(cell.evaluate)
-        common = {
-            "kind": "segmentation",
+        return {
             "cell": cell.label,
             "segmenter": cell.segmenter,
             "recipe": recipe.label,
@@ -70,6 +74,10 @@ class Rows:
             "dataset": cell.dataset,
             "role": cell.role,
         }
+
+    def _of_cell(self, cell: Cell) -> Iterator[Row]:
+        scored: EvaluateResult | None = self.stored.read(cell.evaluate)
+        common = {"kind": "segmentation", **self._about(cell)}
         for metric in scored_metrics(self.plan.loaded.study.evaluate.metrics):
             for reduction in reductions_of(metric):
                 measured: Row = {"value": math.nan, "images": 0, "leak": ""}
@@ -78,6 +86,31 @@ class Rows:
                     images = scored.sizes[size] if size else scored.images
                     measured = {"value": _number(value), "images": images, "leak": scored.leak}
                 yield self._row(cell.evaluate, **common, metric=metric.name, reduction=reduction, **measured)
+
+    def _of_training(self, cell: Cell) -> Iterator[Row]:
+        """Yield whether a segmenter learned: by its last rise, and by whether it looks at images."""
+        trained: TrainResult | None = self.stored.read(cell.train)
+        scored: EvaluateResult | None = self.stored.read(cell.evaluate)
+        common = {"kind": "training", **self._about(cell)}
+        rise = None if trained is None else trained.last_rise
+        yield self._row(cell.train, **common, metric="last-rise", value=_number(rise))
+        constant, images = (None, 0) if scored is None else (scored.constant, scored.images)
+        yield self._row(cell.evaluate, **common, metric="constant", value=_number(constant), images=images)
+
+    def _of_trivial(self, trivial: Trivial) -> Iterator[Row]:
+        """Yield what each trivial prediction scored."""
+        found: TrivialResult | None = self.stored.read(trivial.key)
+        common = {"kind": "trivial", "fold": trivial.fold, "dataset": trivial.dataset, "role": trivial.role}
+        for name in PREDICTIONS:
+            for metric in scored_metrics(self.plan.loaded.study.evaluate.metrics):
+                for reduction in reductions_of(metric):
+                    measured: Row = {"value": math.nan, "images": 0}
+                    if found is not None:
+                        size, value = size_of(reduction), found.scores[name][metric.name][reduction]
+                        measured = {"value": _number(value), "images": found.sizes[size] if size else found.images}
+                    yield self._row(
+                        trivial.key, **common, cell=name, metric=metric.name, reduction=reduction, **measured
+                    )
 
     def _n_fit_of(self, cell: Cell) -> int | str:
         """Return the most real pairs that a generator of a recipe was fitted on; nothing when it takes from none."""

@@ -66,6 +66,7 @@ def targets(plan: Plan, only: Sequence[str] = ()) -> list[str]:
     keys += [pool.fidelity for pool in plan.pools if pool.fidelity]
     keys += [reference.key for reference in plan.references]
     keys += [pool.key for pool in plan.pools]
+    keys += [trivial.key for trivial in plan.trivial]
     keys += [measurement.key for measurement in plan.measurements]
     return list(dict.fromkeys([*keys, *plan.datasets.values()]))
 

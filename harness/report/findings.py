@@ -10,6 +10,7 @@ import pandas as pd
 from harness.metrics.segmentation.scores import size_of
 from harness.metrics.spec import SegmentationMetric, segmentation_metric, segmentation_metrics
 from harness.results.schema import Comparison, StudyResults
+from harness.stats.learned import Mark, judged_by, marks
 from harness.stats.study import (
     ArmRows,
     Measured,
@@ -18,6 +19,7 @@ from harness.stats.study import (
     Worth,
     arm_rows,
     effects,
+    evaluated,
     indistinguishable,
     measure,
     scores,
@@ -82,7 +84,12 @@ class Findings:
     def compared(self, comparison: Comparison) -> list[Effect]:
         """Return the differences that one family of comparisons asks for, with their verdicts."""
         at = comparison.metric, comparison.reduction
-        return effects(self.results, comparison, self.scores(*at), self.measured(*at))
+        return effects(self.results, comparison, self.scores(*at), self.measured(*at), self.marks)
+
+    @cached_property
+    def marks(self) -> dict[ArmKey, Mark]:
+        """The arms whose segmenters did not learn, or had not finished to."""
+        return marks(self.results, self.scores(*judged_by(self.results, evaluated(self.results))))
 
     @property
     def primary(self) -> list[Score]:
@@ -105,7 +112,7 @@ class Findings:
         comparison = self.results.comparison
         if segmentation_metric(comparison.metric).better == "lower":
             return []
-        return sweeps(self.results, comparison, self.measured(comparison.metric, comparison.reduction))
+        return sweeps(self.results, comparison, self.measured(comparison.metric, comparison.reduction), self.marks)
 
     @cached_property
     def worths(self) -> list[Worth]:
@@ -113,7 +120,7 @@ class Findings:
         comparison = self.results.comparison
         if segmentation_metric(comparison.metric).better == "lower":
             return []
-        return worths(self.results, self.measured(comparison.metric, comparison.reduction))
+        return worths(self.results, self.measured(comparison.metric, comparison.reduction), self.marks)
 
     @property
     def notes(self) -> list[str]:

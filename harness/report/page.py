@@ -16,6 +16,7 @@ from harness.report.wording import (
     completeness,
     count,
     describe,
+    describe_marks,
     generator_setting,
     setting,
 )
@@ -44,14 +45,16 @@ class FigureFile:
         return cls(stem.name, title, caption, data)
 
 
-def _alarms(results: StudyResults, listed: list[Score]) -> list[str]:
-    """Return what must be read before any number: holes, leaks, single runs."""
+def _alarms(findings: Findings) -> list[str]:
+    """Return what must be read before any number: holes, leaks, segmenters that did not learn, single runs."""
+    results, listed = findings.results, findings.primary
     lines = []
     if results.done != results.total:
         lines.append(f"{completeness(results)[0].upper()}{completeness(results)[1:]} cells: numbers below have holes.")
     rows = results.rows
     leaks = dict.fromkeys(str(v) for v in rows["leak"].dropna() if str(v))
     lines.extend(f"Leak, marked † in every table: {leak}." for leak in leaks)
+    lines.extend(describe_marks(findings.marks))
     lines.extend(describe_copies(results))
     lines.extend(f"{f.label}: {f.status}. {f.reason}" for f in results.failures[:5])
     if len(results.failures) > 5:
@@ -146,7 +149,7 @@ def pages(findings: Findings, tables: list[Table], figures: list[FigureFile]) ->
             findings.sweeps,
             findings.worths,
         ),
-        "alarms": _alarms(results, findings.primary),
+        "alarms": _alarms(findings),
         "sentences": [describe(e) for e in [*effects, *(e for _, further in findings.secondary for e in further)]],
         "rules": RULES,
         "tables": tables,

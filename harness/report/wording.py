@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,8 @@ from harness.report.format import REDUCTIONS, interval, metric_name, number, p_v
 
 if TYPE_CHECKING:
     from harness.results.schema import Comparison, StudyResults
-    from harness.stats import Effect
+    from harness.stats import ArmKey, Effect
+    from harness.stats.learned import Mark
     from harness.stats.study import Sweep, Worth
 
 
@@ -136,6 +137,11 @@ def clause(sentence: str) -> str:
     return text[:1].lower() + text[1:] if first[1:].islower() or len(first) == 1 else text
 
 
+def sentence_case(clause: str) -> str:
+    """Return a clause with a capital at its beginning."""
+    return clause[:1].upper() + clause[1:]
+
+
 def score_caption(results: StudyResults, reduction: str) -> str:
     """Return the caption of a table of scores."""
     how = REDUCTIONS.get(reduction, "")
@@ -198,8 +204,28 @@ def describe(effect: Effect) -> str:
 
 
 def speaks(effect: Effect) -> str:
-    """Return what a verdict speaks for, as the end of a sentence; nothing when that is not known."""
-    return f", {effect.over}" if effect.over else ""
+    """Return what a verdict speaks for and what marks it, as the end of a sentence; nothing when that is not known."""
+    clauses = [clause for clause in (effect.over, effect.mark) if clause]
+    return "".join(f", {clause}" for clause in clauses)
+
+
+def describe_marks(marks: Mapping[ArmKey, Mark]) -> list[str]:
+    """Return a sentence for each kind of mark that arms have by how their segmenters were trained."""
+    openings = {
+        "did not learn": "Segmenters did not learn: no verdict rests on them as a baseline",
+        "undertrained": "Segmenters are undertrained: longer training may change their scores and verdicts",
+    }
+    lines, several = [], len({key[:2] for key in marks}) > 1
+    for kind, opening in openings.items():
+        arms = [
+            f"{key.segmenter}, {key.recipe}{f' on {key.dataset} ({key.role})' if several else ''}: {mark.why}"
+            for key, mark in marks.items()
+            if mark.kind == kind
+        ]
+        if arms:
+            more = f"; and {len(arms) - 5} more" if len(arms) > 5 else ""
+            lines.append(f"{opening} ({'; '.join(arms[:5])}{more}).")
+    return lines
 
 
 def _equals(text: str) -> str:
@@ -336,9 +362,16 @@ def _does_it_help(effects: list[Effect]) -> list[str]:
     text += _what_could_be_found([e for e in effects if e.verdict == "no evidence either way"])
     if reasons := list(dict.fromkeys(e.reason for e in effects if e.verdict == "not comparable")):
         text += " Not comparable: " + "; ".join(reasons[:3]) + ("; …" if len(reasons) > 3 else "") + "."
-    overs = list(dict.fromkeys(e.over for e in effects if e.over and not e.reason))
-    if overs:
-        word += f" ({'; '.join(overs)})"
+    beside = list(dict.fromkeys(e.over for e in effects if e.over and not e.reason))
+    if early := [e for e in effects if "undertrained" in e.mark]:
+        beside.append("undertrained" if len(early) == len(effects) else "undertrained in some arms")
+        text += f" Undertrained in {count(len(early), 'comparison')}: longer training may change the verdict."
+    if failed := [e for e in effects if "did not learn" in e.mark]:
+        text += (
+            f" In {count(len(failed), 'comparison')} the segmenters of the baseline learned, those of the arm did not."
+        )
+    if beside:
+        word += f" ({'; '.join(beside)})"
     return [f"Does synthetic data help? {word}.", text]
 
 

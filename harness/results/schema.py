@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 #: Columns of ``results.csv``: one row a measured number, or one row with an empty value for a cell that has none.
 COLUMNS: dict[str, str] = {
-    "kind": "segmentation, fidelity or selection; or the kind of a stage that the study asks for itself",
+    "kind": "segmentation, training (whether a segmenter learned), trivial (predictions that look at no image), "
+    "fidelity or selection; or the kind of a stage that the study asks for itself",
     "study": "name of the study",
     "profile": "profile, or empty for the study as declared",
     "protocol": "clean or published",
-    "cell": "readable label: segmenter * recipe (segmentation), generator (fidelity), generator and part (selection)",
-    "segmenter": "segmenter label; empty for fidelity and selection",
-    "recipe": "training-set label such as real=100,dcgan=300; empty for fidelity and selection",
+    "cell": "readable label: segmenter * recipe (segmentation, training), all polyp, none or mean mask (trivial), "
+    "generator (fidelity), generator and part (selection)",
+    "segmenter": "segmenter label; empty for trivial, fidelity and selection",
+    "recipe": "training-set label such as real=100,dcgan=300; empty for trivial, fidelity and selection",
     "arm": "real, synthetic, mixed or control; real for fidelity rows of real images",
     "real": "number of distinct real training pairs, a generator's own included; of real (ROLE), its images",
     "n_fit": "number of real pairs that the generators of its synthetic pairs were fitted on, the most of them when "
@@ -44,12 +46,13 @@ COLUMNS: dict[str, str] = {
     "role": "role that was scored on or compared with: report, select or fit; seen where each generator is compared "
     "with what it was fitted on",
     "step": "checkpoint step (selection rows); empty otherwise",
-    "metric": "iou, f1, ... (harness metrics list); fid, kid, ... and what belongs beside them "
+    "metric": "iou, f1, ... (harness metrics list); last-rise (how far the last selection score lies above the best "
+    "before it) and constant (1: one mask for every image) of training; fid, kid, ... and what belongs beside them "
     "(kid-deviation, coverage, n_real: how many real images a network compared with, ...); of several sample sets "
     "their mean, with fid-between-sets, the standard deviation between them, and fid-set-1, fid-set-2, ... of each",
     "reduction": "micro, micro-imagewise, or micro-imagewise-small, -medium and -large over polyps of a size "
     "(segmentation); the network (fidelity); selected, or why the checkpoint cannot be (selection); may be empty",
-    "value": "the number; empty when the stage has no result, or the metric no value there",
+    "value": "the number; empty when the stage has no result or is from before it was kept, or has no value there",
     "images": "how many images the number stands on; of several sample sets, how many each has",
     "status": "done, failed, out-of-memory, refused (leak guard), skipped (an input failed) or left (not run yet)",
     "leak": "empty, or what was seen (published protocol, or scores of the fit and select roles)",

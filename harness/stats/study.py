@@ -14,6 +14,7 @@ from harness.metrics.spec import SegmentationMetric, segmentation_metric, segmen
 from harness.results.schema import LEVEL, score_columns
 from harness.stats.design import Array, blocks
 from harness.stats.estimator import NAN, Components
+from harness.stats.learned import Mark, in_words
 from harness.stats.sweep import Curve, Equivalent, Trend, adjust, curve, equivalent, trend
 from harness.stats.verdicts import ArmKey, Effect, Pair, judge, unequal_notes
 
@@ -264,7 +265,7 @@ def _training_steps(results: StudyResults, recipe: str) -> float | None:
     return float(np.nan_to_num(first["real"]) + np.nan_to_num(first["synthetic"]))
 
 
-def _obstacle(results: StudyResults, score: Score, baseline: Score) -> str:
+def _obstacle(results: StudyResults, score: Score, baseline: Score, marks: Mapping[ArmKey, Mark]) -> str:
     """Return why two arms cannot be compared, as far as their images do not tell, or an empty string."""
     for one in (score, baseline):
         if not one.complete:
@@ -272,12 +273,27 @@ def _obstacle(results: StudyResults, score: Score, baseline: Score) -> str:
     for one in (score, baseline):
         if one.leak:
             return f"leak ({one.key.recipe}: {one.leak})"
+    unlearned = [marks[one.key] for one in (baseline, score) if _unlearned(marks, one.key)]
+    if _unlearned(marks, baseline.key):
+        whose = "" if len(unlearned) > 1 else f" of {baseline.key.recipe}"
+        return f"the segmenters{whose} did not learn ({unlearned[0].why})"
     if _training_steps(results, score.key.recipe) != _training_steps(results, baseline.key.recipe):
         return "different budgets (steps follow the size of the training set, so more data is also more training)"
     return ""
 
 
-def effects(results: StudyResults, comparison: Comparison, listed: Sequence[Score], measured: Measured) -> list[Effect]:
+def _unlearned(marks: Mapping[ArmKey, Mark], key: ArmKey) -> bool:
+    """Say whether the segmenters of an arm are marked as having learned nothing."""
+    return key in marks and marks[key].kind == "did not learn"
+
+
+def effects(
+    results: StudyResults,
+    comparison: Comparison,
+    listed: Sequence[Score],
+    measured: Measured,
+    marks: Mapping[ArmKey, Mark],
+) -> list[Effect]:
     """Compare arms as one comparison of a study declares, paired by image and run; its family is corrected as one.
 
     Args:
@@ -285,6 +301,8 @@ def effects(results: StudyResults, comparison: Comparison, listed: Sequence[Scor
         comparison: what is compared with what.
         listed: scores by its metric and reduction.
         measured: what the images say of these.
+        marks: of arms whose segmenters did not learn, or had not finished to. With a baseline that did not learn
+            nothing is compared. With one that did, an arm that did not is: data that keep a segmenter from it hurt.
     """
     by_key = {score.key: score for score in listed}
     pairs = []
@@ -294,7 +312,8 @@ def effects(results: StudyResults, comparison: Comparison, listed: Sequence[Scor
             continue
         there = key._replace(recipe=against)
         baseline = by_key.get(there, Score(there, comparison.metric, comparison.reduction))
-        pairs.append(Pair(key, against, score.mean - baseline.mean, _obstacle(results, score, baseline)))
+        mark = in_words(marks.get(key), key.recipe, marks.get(there), against)
+        pairs.append(Pair(key, against, score.mean - baseline.mean, _obstacle(results, score, baseline, marks), mark))
     spec = segmentation_metric(comparison.metric)
     return judge(
         pairs,
@@ -400,10 +419,13 @@ def _comparable_places(results: StudyResults, measured: Measured) -> list[tuple[
     return [(place, found[place]) for place in order if place in found]
 
 
-def sweeps(results: StudyResults, comparison: Comparison, measured: Measured) -> list[Sweep]:
+def sweeps(
+    results: StudyResults, comparison: Comparison, measured: Measured, marks: Mapping[ArmKey, Mark]
+) -> list[Sweep]:
     """Return the sweeps over numbers of synthetic images that a study has: three or more numbers, none included.
 
-    Arms that were trained for another number of steps than their baseline take no part.
+    Arms that were trained for another number of steps than their baseline take no part, and none whose baseline did not
+    learn.
     """
     facts = _recipe_facts(results)
     alone = {label: real for label, arm, real, _, _ in facts if arm == "real"}
@@ -413,6 +435,7 @@ def sweeps(results: StudyResults, comparison: Comparison, measured: Measured) ->
         for label, arm, _, synthetic, generator in facts:
             against = comparison.baselines.get(label, "")
             fair = _training_steps(results, label) == _training_steps(results, against)
+            fair &= not _unlearned(marks, ArmKey(*place, against))
             if arm == "mixed" and against in alone and fair and {label, against} <= set(components.block.arms):
                 lines.setdefault((generator, against), {against: 0})[label] = synthetic
         for (generator, against), counts in lines.items():
@@ -424,12 +447,15 @@ def sweeps(results: StudyResults, comparison: Comparison, measured: Measured) ->
     return [replace(sweep, trend=one) for sweep, one in zip(found, trends, strict=True)]
 
 
-def worths(results: StudyResults, measured: Measured) -> list[Worth]:
-    """Return how many annotated images the synthetic ones of each arm are worth, by the study's own learning curve."""
+def worths(results: StudyResults, measured: Measured, marks: Mapping[ArmKey, Mark]) -> list[Worth]:
+    """Return how many annotated images the synthetic ones of each arm are worth, by the study's own learning curve.
+
+    Arms of real images whose segmenters did not learn are no points of it.
+    """
     facts = _recipe_facts(results)
     found = []
     for place, components in _comparable_places(results, measured):
-        own = set(components.block.arms)
+        own = {label for label in components.block.arms if not _unlearned(marks, ArmKey(*place, label))}
         real = {label: count for label, arm, count, _, _ in facts if arm == "real" and count and label in own}
         steps = {_training_steps(results, label) for label in real}
         if len(real) < 2 or len(set(real.values())) < len(real) or len(steps) > 1:

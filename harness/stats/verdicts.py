@@ -34,9 +34,11 @@ RULES: dict[Verdict, str] = {
         f"found in {100 * POWER:.0f} % of repetitions stands beside it"
     ),
     "not comparable": (
-        "cells are missing, a score is marked as leaked, the arms were trained for different numbers of steps or "
-        "scored on different images, nothing varies, or there is one run an arm (or one unit of runs that share what "
-        "others draw anew), which cannot tell a recipe from the luck of a run; no test is made"
+        "cells are missing, a score is marked as leaked, the segmenters of the baseline did not learn (they are not "
+        "above a prediction that looks at no image, or predict one mask for every image), the arms were trained for "
+        "different numbers of steps or scored on different images, nothing varies, or there is one run an arm (or one "
+        "unit of runs that share what others draw anew), which cannot tell a recipe from the luck of a run; no "
+        "test is made"
     ),
 }
 
@@ -72,6 +74,7 @@ class Effect:
         verdict: in words.
         over: what the verdict speaks for: what varied from run to run, and what all runs share.
         reason: why it is not comparable, or an empty string.
+        mark: what is wrong with how its segmenters were trained, though it is comparable, or an empty string.
     """
 
     key: ArmKey
@@ -91,6 +94,7 @@ class Effect:
     verdict: Verdict = "not comparable"
     over: str = ""
     reason: str = ""
+    mark: str = ""
 
 
 class Pair(NamedTuple):
@@ -101,12 +105,14 @@ class Pair(NamedTuple):
         baseline: recipe that it is compared with, of the same segmenter and images.
         difference: of the two means as tables show them; NaN when one is missing.
         obstacle: why they cannot be compared, or an empty string.
+        mark: what is wrong with how they were trained, or an empty string.
     """
 
     key: ArmKey
     baseline: str
     difference: float = NAN
     obstacle: str = ""
+    mark: str = ""
 
 
 def judge(
@@ -148,6 +154,7 @@ def judge(
     found = []
     for pair, estimate, obstacle in measured:
         facts: dict[str, Any] = {"difference": pair.difference, "reason": obstacle}
+        facts |= {} if obstacle else {"mark": pair.mark}
         if estimate is not None:
             own = known[pair.key]
             # Beside a verdict that could not be made, the interval is of this difference alone.

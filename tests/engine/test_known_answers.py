@@ -23,7 +23,7 @@ def draw(seed, size):
     """A reddish disc on a bluish ground, each of any brightness: one image cannot tell the two apart, many can."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size]
-    cy, cx, r = random.uniform(0.3, 0.7) * size, random.uniform(0.3, 0.7) * size, random.uniform(0.15, 0.3) * size
+    cy, cx, r = (random.uniform(*range) * size for range in ((0.1, 0.9), (0.1, 0.9), (0.1, 0.25)))
     mask = (y - cy) ** 2 + (x - cx) ** 2 < r * r
     hues = (np.array([side * 18, random.uniform(-40, 40), -side * 18]) for side in (1, -1))
     disc, ground = (random.uniform(50, 205) + hue for hue in hues)
@@ -106,9 +106,9 @@ generators:
   made: {{pairs: {{plugin: "{plugins}:{generator}"}}, sees: recipe}}
 segmenters: [{{plugin: "{plugins}:Small"}}]
 train:
-  - {{real: 1}}
-  - {{real: 1, synthetic: {{made: 40}}}}
-budget: {{steps: 80, validations: 2}}
+  - {{real: 3}}
+  - {{real: 3, synthetic: {{made: 40}}}}
+budget: {{steps: 160, validations: 4}}
 controls: []
 seeds: 4
 report: {{predictions: 0, figures: [variations]}}

@@ -41,6 +41,7 @@ class EvaluateResult:
         size_limits: areas that part the polyps of the fit role into thirds, as shares of the frame.
         shape: of the predictions, (N, H, W).
         leak: what was seen that should not have been, or empty.
+        constant: whether one and the same mask was predicted for all of several images.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class EvaluateResult:
     size_limits: tuple[float, ...]
     shape: tuple[int, ...]
     leak: str
+    constant: bool
 
     @cached_property
     def per_image(self) -> dict[str, Any]:
@@ -66,7 +68,7 @@ class EvaluateStage(StageKind[EvaluateResult]):
     """Scores a segmenter."""
 
     name: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     comparable: ClassVar[bool] = True
     learning: ClassVar[tuple[str, ...]] = ("harness.learning.predict",)
 
@@ -155,6 +157,7 @@ class EvaluateStage(StageKind[EvaluateResult]):
             "size-limits": [round(limit, 4) for limit in limits],
             "shape": list(predicted.shape),
             "leak": f"{len(leaks)} of {len(scored)} scored images: {'; '.join(hows)}" if leaks else "",
+            "constant": len(predicted) > 1 and bool((predicted == predicted[:1]).all()),
         }
 
     @classmethod
@@ -169,6 +172,7 @@ class EvaluateStage(StageKind[EvaluateResult]):
             tuple(values["size-limits"]),
             tuple(values["shape"]),
             values["leak"],
+            values["constant"],
         )
 
     @classmethod

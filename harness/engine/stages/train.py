@@ -45,6 +45,8 @@ class TrainResult:
         best_step: after which that state was taken.
         best_score: mean IoU of that state on the selection images; None without any.
         n_pairs: distinct training pairs.
+        last_rise: of the score on the selection images, how much higher the last one was than the best before it
+            (negative: lower); None where there were not two, or the result is from before this was kept.
     """
 
     folder: Path
@@ -53,6 +55,7 @@ class TrainResult:
     best_step: int
     best_score: float | None
     n_pairs: int
+    last_rise: float | None = None
 
     @cached_property
     def seen(self) -> dict[str, str]:
@@ -154,6 +157,7 @@ class TrainStage(StageKind[TrainResult]):
             "steps": outcome.steps,
             "images-seen": outcome.images_seen,
             "training-pairs": len(training),
+            "last-rise": last_rise([point.value for point in outcome.curve if point.name == "selection-iou"]),
         }
 
     @classmethod
@@ -162,12 +166,22 @@ class TrainStage(StageKind[TrainResult]):
         values = result.values
         weights = result.folder / values["weights"]
         best = values["best-step"], values["best-score"]
-        return TrainResult(result.folder, weights, values["steps"], *best, values["training-pairs"])
+        pairs, rise = values["training-pairs"], values.get("last-rise")
+        return TrainResult(result.folder, weights, values["steps"], *best, pairs, rise)
 
     @classmethod
     def files(cls, result: Result) -> list[Path]:
         """Return the files of the weights and of what was seen."""
         return [result.folder / result.values["weights"], result.folder / _SEEN]
+
+
+def last_rise(scores: Sequence[float]) -> float | None:
+    """Return how much the last of some scores lies above the best before it, below 0 when it does not.
+
+    Args:
+        scores: of one training on its selection images, in the order of the steps; None is returned of fewer than two.
+    """
+    return scores[-1] - max(scores[:-1]) if len(scores) > 1 else None
 
 
 def _training_pairs(stage: RunningStage, seen: dict[str, str]) -> PairSet:

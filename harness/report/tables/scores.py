@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from string import Formatter
 from typing import TYPE_CHECKING
@@ -11,7 +11,14 @@ from harness.metrics.segmentation.scores import SIZES
 from harness.metrics.spec import SegmentationMetric, segmentation_metrics
 from harness.report.format import interval, metric_name, number, p_value, signed
 from harness.report.tables.table import Cell, Table
-from harness.report.wording import comparison_caption, detectable, intervals_caption, score_caption, shows_any
+from harness.report.wording import (
+    comparison_caption,
+    detectable,
+    intervals_caption,
+    score_caption,
+    sentence_case,
+    shows_any,
+)
 from harness.results.catalogue import TableSpec
 from harness.stats.study import NO_VALUE, Score, evaluated
 from harness.stats.verdicts import ArmKey, Effect
@@ -21,6 +28,8 @@ if TYPE_CHECKING:
     from harness.results.schema import Comparison, StudyResults
 
 LEAK_NOTE = "† leak: something that made this number had seen what it is scored on: {}."
+#: What marks an arm by how its segmenters were trained.
+MARKS = {"did not learn": "‡", "undertrained": "↑"}
 TIE_NOTE = "≈ not shown to be worse than the best of its segmenter (Hsu's comparisons with the best, at 95 %)."
 
 
@@ -34,7 +43,7 @@ def score_tables(findings: Findings) -> Iterator[Table]:
             if metric.table == "scores" or metric.name == results.comparison.metric
         ]
         columns = [_Column(metric, reduction, findings.scores(metric.name, reduction)) for metric in metrics]
-        for place, suffix, where in _places(results):
+        for place, suffix, where in places(results):
             title = f"Scores, {reduction}{where}"
             caption = score_caption(results, reduction)
             yield _score_table(findings, columns, place, f"scores-{reduction}{suffix}", title, caption)
@@ -48,7 +57,7 @@ def clinical_tables(findings: Findings) -> Iterator[Table]:
     if not metrics:
         return
     columns = [_Column(m, m.reduction, findings.scores(m.name, m.reduction)) for m in metrics]
-    for place, suffix, where in _places(results):
+    for place, suffix, where in places(results):
         title = f"Polyps found, false alarms and outlines{where}"
         caption = f"Polyps found, false alarms and outlines, {intervals_caption(results)}"
         yield _score_table(findings, columns, place, f"scores-clinical{suffix}", title, caption)
@@ -65,7 +74,7 @@ def size_tables(findings: Findings) -> Iterator[Table]:
     limits = results.facts.get("size_limits")
     parted = f" (up to {limits[0]:.1%} and {limits[1]:.1%} of the image)" if limits else ""
     caption = f"Scores by polyp size, thirds of the polyps of the fit role{parted}: {intervals_caption(results)}"
-    for place, suffix, where in _places(results):
+    for place, suffix, where in places(results):
         parts = [
             _score_table(
                 findings,
@@ -89,7 +98,7 @@ def size_tables(findings: Findings) -> Iterator[Table]:
         yield replace(whole, text_columns=3, records=records)
 
 
-def _places(results: StudyResults) -> list[tuple[tuple[str, str], str, str]]:
+def places(results: StudyResults) -> list[tuple[tuple[str, str], str, str]]:
     """Return each evaluated role of a dataset, with what a file name and a title add to tell it from the others."""
     places = evaluated(results)
     if len(places) == 1:
@@ -141,11 +150,13 @@ def _score_table(
             _score_cell(own[key], column.metric.digits, *mark)
             for column, own, mark in zip(columns, found, marks, strict=True)
         ]
-        rows.append([Cell(shown), Cell(key.recipe), Cell(size or str(first.runs)), *cells])
+        mark = MARKS[findings.marks[key].kind] if key in findings.marks else ""
+        rows.append([Cell(shown), Cell(key.recipe, mark=mark), Cell(size or str(first.runs)), *cells])
     listed = [score for own in found for score in own.values()]
     notes = [LEAK_NOTE.format(leak) for leak in dict.fromkeys(s.leak for s in listed if s.leak)]
     if any(own.keys() & tied for own, (_, tied) in zip(found, marks, strict=True)):
         notes.append(TIE_NOTE)
+    notes.extend(_training_notes(findings, dict.fromkeys(score.key for score in listed)))
     caveats = dict.fromkeys(s.caveat for s in listed if s.caveat and s.complete)
     notes.extend(f"{caveat[0].upper()}{caveat[1:]}." for caveat in caveats)
     notes.extend(note for column in columns if (note := _note(findings.results, column.metric)))
@@ -160,6 +171,15 @@ def _score_table(
         text_columns=2,
         records=[_score_record(s) for s in listed],
     )
+
+
+def _training_notes(findings: Findings, keys: Iterable[ArmKey]) -> Iterator[str]:
+    """Yield what the marks of arms mean that did not learn, or had not finished to: a sentence a kind."""
+    marked = [(key, findings.marks[key]) for key in keys if key in findings.marks]
+    for kind, sign in MARKS.items():
+        arms = [f"{key.segmenter}, {key.recipe}: {mark.why}" for key, mark in marked if mark.kind == kind]
+        if arms:
+            yield f"{sign} {kind}: {'; '.join(arms)}."
 
 
 def _note(results: StudyResults, metric: SegmentationMetric) -> str:
@@ -220,6 +240,8 @@ def comparison_table(results: StudyResults, comparison: Comparison, effects: lis
         reason = marked(effect.reason) if effect.reason else ""
         if not reason and len(overs) > 1:
             reason = marked(f"Speaks {effect.over}")
+        if effect.mark:
+            reason += marked(sentence_case(effect.mark))
         rows.append(
             [
                 *([Cell(f"{key.dataset} ({key.role})")] if len(places) > 1 else []),
@@ -257,7 +279,7 @@ def comparison_table(results: StudyResults, comparison: Comparison, effects: lis
 
 _RECORDED = (
     "baseline", "metric", "reduction", "family", "comparisons", "difference", "low", "high", "p", "p_adjusted",
-    "detectable", "margin", "verdict", "over", "reason",
+    "detectable", "margin", "verdict", "over", "reason", "mark",
 )  # fmt: skip
 
 COMPARISON = TableSpec(
