@@ -45,6 +45,6 @@ def _entry(seed: int, index: int) -> Entry:
         height=phantom.NATIVE_SIZE,
         polyp_fraction=round(float(mask.mean()), 6),
         group=f"{seed}-patient-{phantom.patient_of(index):06d}",
-        fingerprint=duplicates.perceptual_hash(duplicates.thumbnails(Image.fromarray(image))),
+        fingerprint=duplicates.perceptual_hash(duplicates.thumbnail(Image.fromarray(image))),
         sha256=hashlib.sha256(f"phantom {phantom.VERSION} {seed} {index}".encode()).hexdigest(),
     )
