@@ -1,7 +1,7 @@
 """Datasets that are ready to use: imported ones and the embedded phantom.
 
 An imported dataset is a folder ``.harness/data/NAME`` with ``images/`` and ``masks/`` (the files as they came),
-``dataset.json`` (the index) and ``thumbnails.npy`` (for near-duplicate checks). Nothing heavy is imported until
+``dataset.json`` (the index) and ``thumbnails-64.npy`` (for near-duplicate checks). Nothing heavy is imported until
 pixels are asked for.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,7 +31,7 @@ Geometry = Literal["squash", "crop"]
 Progress = Callable[[int, int], None]
 
 INDEX = "dataset.json"
-THUMBNAILS = "thumbnails.npy"
+THUMBNAILS = "thumbnails-64.npy"
 FORMAT = 1
 
 
@@ -131,10 +132,37 @@ class Dataset:
         return PairSet.real(images, masks, ids, [f"{self.name}/{entry.group}" for entry in self.entries])
 
     def thumbnails(self) -> NDArray[np.uint8]:
-        """Return the grey thumbnails that near-duplicates are found by, uint8 (N, 2, 32, 32)."""
+        """Return the grey thumbnails that near-duplicates are found by, uint8 (N, 64, 64).
+
+        They are made at the first call where an import of an earlier version has left none of this size.
+
+        Raises:
+            DataError: there are none, and an image that they would be made of is gone or damaged.
+        """
         import numpy as np
 
-        return np.load(self.folder / THUMBNAILS)
+        from harness.data import decoding
+
+        kept = self.folder / THUMBNAILS
+        with suppress(OSError, ValueError):
+            return np.load(kept)
+        stack = np.stack(
+            list(decoding.in_threads(lambda index: self._thumbnail(self.entries[index]), range(len(self))))
+        )
+        # In a read-only home they are made again next time.
+        with suppress(OSError), decoding.staging_folder(self.folder) as staging:
+            np.save(staging / THUMBNAILS, stack)
+            (staging / THUMBNAILS).replace(kept)
+        return stack
+
+    def _thumbnail(self, entry: Entry) -> NDArray[np.uint8]:
+        from harness.data import decoding, duplicates
+
+        try:
+            with decoding.open_picture(self.folder / entry.image) as picture:
+                return duplicates.thumbnail(decoding.to_rgb(picture))
+        except (OSError, DataError) as error:
+            raise DataError(f"{self.name}/{entry.id}: {error}; run harness data check {self.name}.") from None
 
     def native_files(self, entry: Entry) -> tuple[bytes, bytes]:
         """Return the contents of an entry's image file and mask file.
@@ -182,14 +210,14 @@ class PhantomDataset(Dataset):
     contrast: float = 1.0
 
     def thumbnails(self) -> NDArray[np.uint8]:
-        """Return the grey thumbnails of every frame, uint8 (N, 2, 32, 32)."""
+        """Return the grey thumbnails of every frame, uint8 (N, 64, 64)."""
         import numpy as np
         from PIL import Image
 
         from harness.data import duplicates, phantom
 
         frames = (phantom.render(self.seed, index, 64, self.contrast)[0] for index in range(len(self)))
-        return np.stack([duplicates.thumbnails(Image.fromarray(frame)) for frame in frames])
+        return np.stack([duplicates.thumbnail(Image.fromarray(frame)) for frame in frames])
 
     def native_files(self, entry: Entry) -> tuple[bytes, bytes]:
         """Return an entry's image and mask, rendered at the native size, as PNG files."""
@@ -360,8 +388,20 @@ def write_index(dataset: Dataset, folder: Path) -> None:
 
 
 def near_duplicates_between(first: Dataset, second: Dataset) -> list[NearDuplicate]:
-    """Find frames that two datasets share (``harness.data.duplicates`` states the rule); ids are bare."""
-    from harness.data import duplicates
+    """Find frames that two datasets share (``harness.data.duplicates`` states the rule); ids are bare.
 
-    found = duplicates.pairs_between(first.thumbnails(), second.thumbnails())
-    return [NearDuplicate(first.entries[i].id, second.entries[j].id, score) for i, j, score in found]
+    What was found is kept in the folder of the first, since each score on another dataset asks for it.
+    """
+    from harness.data import decoding, duplicates
+
+    name = f"{first.fingerprint[:16]}-{second.fingerprint[:16]}-v{duplicates.VERSION}.json"
+    kept = first.folder / "shared" / name
+    with suppress(OSError, ValueError, TypeError):
+        return [NearDuplicate(*row) for row in json.loads(kept.read_text())]
+    pairs = duplicates.pairs_between(first.thumbnails(), second.thumbnails())
+    found = [NearDuplicate(first.entries[i].id, second.entries[j].id, score) for i, j, score in pairs]
+    # In a read-only home it is found again next time.
+    with suppress(OSError), decoding.staging_folder(kept.parent) as staging:
+        (staging / name).write_text(json.dumps([[one.first, one.second, one.correlation] for one in found]))
+        (staging / name).replace(kept)
+    return found

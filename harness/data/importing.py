@@ -44,10 +44,10 @@ class _Candidate:
 
 @dataclass(frozen=True)
 class _Checked:
-    """What a candidate turned out to be: an entry (not yet grouped) with its thumbnails, or problems."""
+    """What a candidate turned out to be: an entry (not yet grouped) with its thumbnail, or problems."""
 
     entry: Entry | None
-    thumbnails: NDArray[np.uint8] | None
+    thumbnail: NDArray[np.uint8] | None
     problems: tuple[str, ...] = ()
 
 
@@ -292,10 +292,10 @@ def _check(opened: Origin, candidate: _Candidate, staging: Path) -> _Checked:
             problems.append(f"{path}: {error}.")
     if problems:
         return _Checked(None, None, tuple(problems))
-    image_size = mask_size = thumbnails = mask = None
+    image_size = mask_size = thumbnail = mask = None
     try:
         with decoding.open_picture(io.BytesIO(contents[0])) as picture:
-            image_size, thumbnails = picture.size, duplicates.thumbnails(decoding.to_rgb(picture))
+            image_size, thumbnail = picture.size, duplicates.thumbnail(decoding.to_rgb(picture))
     except DataError as error:
         problems.append(f"{candidate.image}: {error}.")
     try:
@@ -306,7 +306,7 @@ def _check(opened: Origin, candidate: _Candidate, staging: Path) -> _Checked:
     if image_size and mask_size and image_size != mask_size:
         sizes = "{}x{} pixels but its image {} {}x{}".format(*mask_size, candidate.image.name, *image_size)
         problems.append(f"{candidate.mask}: has {sizes}; they must agree.")
-    if problems or image_size is None or thumbnails is None or mask is None:
+    if problems or image_size is None or thumbnail is None or mask is None:
         return _Checked(None, None, tuple(problems))
     kept = []
     for kind, path, content in zip(("images", "masks"), (candidate.image, candidate.mask), contents, strict=True):
@@ -321,10 +321,10 @@ def _check(opened: Origin, candidate: _Candidate, staging: Path) -> _Checked:
         height=image_size[1],
         polyp_fraction=round(float(mask.mean()), 6),
         group=candidate.id,
-        fingerprint=duplicates.perceptual_hash(thumbnails),
+        fingerprint=duplicates.perceptual_hash(thumbnail),
         sha256=content_hash(contents[0], contents[1]),
     )
-    return _Checked(entry, thumbnails)
+    return _Checked(entry, thumbnail)
 
 
 def content_hash(image: bytes, mask: bytes) -> str:
@@ -337,11 +337,11 @@ def _index(
 ) -> Dataset:
     """Find near-duplicates, make groups, and write the index and the thumbnails; entries are sorted by id already."""
     results = sorted(
-        ((result.entry, result.thumbnails) for result in checked if result.entry and result.thumbnails is not None),
+        ((result.entry, result.thumbnail) for result in checked if result.entry and result.thumbnail is not None),
         key=lambda result: result[0].id,
     )
     bare = [entry for entry, _ in results]
-    stack = np.stack([thumbnails for _, thumbnails in results])
+    stack = np.stack([thumbnail for _, thumbnail in results])
     linked = duplicates.pairs_within(stack)
     groups = duplicates.join_groups([given.get(entry.id, entry.id) for entry in bare], [(i, j) for i, j, _ in linked])
     entries = tuple(Entry(**{**vars(entry), "group": group}) for entry, group in zip(bare, groups, strict=True))
@@ -369,6 +369,13 @@ def _same_or_error(dataset: Dataset, target: Path, say: Say) -> Dataset:
         if existing.fingerprint == dataset.fingerprint:
             say(f"{dataset.name} is imported already, with the same {len(dataset)} pairs; nothing was changed.")
             return existing
+        if [(one.id, one.sha256) for one in existing.entries] == [(one.id, one.sha256) for one in dataset.entries]:
+            raise DataError(
+                f"{dataset.name} is imported already, with the same images and masks but in other groups: --groups "
+                "differs, or near-duplicate frames are found by a newer rule now. To take the new groups, remove "
+                f"{target} and import it again; what is stored of its studies then stays behind, since splits and keys "
+                "know the groups."
+            )
     raise DataError(
         f"There is another dataset {dataset.name!r} with different images, masks or groups in {target}; choose "
         f"another name with "

@@ -47,6 +47,6 @@ def _entry(seed: int, index: int, contrast: float) -> Entry:
         height=phantom.NATIVE_SIZE,
         polyp_fraction=round(float(mask.mean()), 6),
         group=f"{seed}-patient-{phantom.patient_of(index):06d}",
-        fingerprint=duplicates.perceptual_hash(duplicates.thumbnails(Image.fromarray(image))),
+        fingerprint=duplicates.perceptual_hash(duplicates.thumbnail(Image.fromarray(image))),
         sha256=hashlib.sha256(recipe.encode()).hexdigest(),
     )

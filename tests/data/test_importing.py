@@ -429,3 +429,16 @@ def test_missing_dataset_says_which_command_brings_it():
         open_dataset("phanton")
     with pytest.raises(DataError, match="no dataset"):
         open_dataset("../data")
+
+
+def test_groups_of_an_earlier_rule_are_kept_and_what_is_new_is_named(write_dataset, monkeypatch):
+    root = write_dataset(count=4)
+    Image.open(root / "images/frame3.png").transpose(Image.Transpose.ROTATE_90).save(root / "images/turned.png")
+    Image.open(root / "masks/frame3.png").transpose(Image.Transpose.ROTATE_90).save(root / "masks/turned.png")
+    with monkeypatch.context() as earlier:
+        earlier.setattr("harness.data.duplicates.pairs_within", lambda stack: [])
+        dataset = import_dataset("folder", root, name="mine")
+    assert open_dataset("mine").fingerprint == dataset.fingerprint
+    assert check_dataset(dataset) == ["frame3 and turned show the same frame but are in different groups."]
+    with pytest.raises(DataError, match=r"same images and masks but in other groups.*newer rule"):
+        import_dataset("folder", root, name="mine")

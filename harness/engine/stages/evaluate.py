@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.data import duplicates
 from harness.engine.graph import Plan
 from harness.engine.kind import StageKind
 from harness.engine.leak_guard import describe, find_leaks
@@ -95,6 +96,9 @@ class EvaluateStage(StageKind[EvaluateResult]):
             "metrics": metrics,
             "tolerance": study.evaluate.tolerance,
         }
+        if scored != dataset:
+            # Whether a frame of another dataset was seen depends on how near-duplicates are found.
+            parameters["near-duplicates"] = duplicates.VERSION
         return plan.add(
             cls,
             f"evaluate {label}",
