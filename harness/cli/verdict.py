@@ -66,6 +66,7 @@ def _read(file: Path) -> pd.DataFrame:
         raise DataError("there is no such file.") from error
     except (OSError, ValueError) as error:
         raise DataError(f"this cannot be read as a CSV table: {str(error).splitlines()[0]}") from error
+    table.columns = table.columns.str.strip()
     for column in ("value", "segmenter", "arm", "replicate", "image"):
         if column in table:
             table[column] = table[column].where(~table[column].str.strip().str.lower().isin(("", "nan")), None)

@@ -152,7 +152,8 @@ def blocks(table: pd.DataFrame, empty: float = 1.0) -> tuple[list[Block], dict[s
         empty: score of a run without anything to divide by.
 
     Returns:
-        The blocks, by the first of their arms; and what is wrong with arms that are in none.
+        The blocks, by the first of their arms; and what is wrong with arms in none of them: an image twice in a run, or
+        a run without a score, which would say nothing of the others either.
     """
     import pandas as pd
 
@@ -177,8 +178,11 @@ def blocks(table: pd.DataFrame, empty: float = 1.0) -> tuple[list[Block], dict[s
     problems: dict[str, str] = {}
     members: dict[bytes, list[int]] = {}
     for a, label in enumerate(arms):
+        undefined = (seen[a].any(axis=1) & (sums[1][a].sum(axis=1) == 0)).any()
         if (seen[a] > 1).any():
             problems[str(label)] = "an image was scored twice by one run"
+        elif undefined and empty != empty:
+            problems[str(label)] = "a run has no score of any image"
         else:
             members.setdefault(seen[a].tobytes(), []).append(a)
     found = []

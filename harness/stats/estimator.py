@@ -115,6 +115,11 @@ class Components:
         self.arms, self.units = self.scores.shape
         self._image_degrees = block.image_degrees()
 
+    @property
+    def varies(self) -> bool:
+        """Whether any score differs from another over images or runs, beyond the rounding of sums."""
+        return bool(np.ptp(self.scores) > _ROUNDING or np.abs(self.influence).max() > _ROUNDING)
+
     @cached_property
     def run_square(self) -> float:
         """The mean square of arms by units; NaN with one unit or one arm."""
@@ -170,6 +175,7 @@ class Components:
         variance = now.image_error**2 + by_runs
         spread = images**2 / self._image_degrees + by_runs**2 / ((self.arms - 1) * (units - 1))
         degrees = variance**2 / spread if spread > 0 else now.degrees
+        degrees = max(degrees, float(min(self._image_degrees, (self.arms - 1) * (units - 1))))
         return Estimate(now.value, variance**0.5, degrees, now.image_error, by_runs**0.5, units, now.groups)
 
     def covariance(self) -> Array:
@@ -215,6 +221,9 @@ class Components:
         spread = images**2 / self._image_degrees if self._image_degrees > 0 else NAN
         spread += sum(part**2 / degrees for part, degrees in known)
         degrees = variance**2 / spread if spread > 0 else float(max(self._image_degrees, 1))
+        # A sum of mean squares has no fewer degrees than the part with fewest. The formula can say so, since what runs
+        # and images share is taken off the variance and not off the spread.
+        degrees = max(degrees, float(min([self._image_degrees, *(d for _, d in known)])))
         runs = sum(part for part, _ in known) ** 0.5 if known else NAN
         groups = len(self.block.groups)
         return Estimate(value, variance**0.5, degrees, rest**0.5, runs, self.units, groups)

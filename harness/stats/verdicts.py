@@ -146,9 +146,11 @@ def judge(
         estimate, obstacle = None, pair.obstacle
         if own is not None and own is other:
             estimate = own.difference(pair.key.recipe, pair.baseline)
-            obstacle = obstacle or _obstacle(estimate)
+            obstacle = obstacle or _obstacle(estimate, own)
         elif not obstacle:
             obstacle = "not scored by the same runs on the same images"
+            if other is None or own is None:
+                obstacle = f"no scores of {pair.baseline if other is None else pair.key.recipe}"
         measured.append((pair, estimate, obstacle))
     size = sum(not obstacle for _, _, obstacle in measured)
     found = []
@@ -175,8 +177,10 @@ def _over(block: Block, arm: str) -> str:
     return block.over[block.arms.index(arm)] if block.over else ""
 
 
-def _obstacle(estimate: Estimate) -> str:
+def _obstacle(estimate: Estimate, components: Components) -> str:
     """Return why nothing can be said of a difference that was measured, or an empty string."""
+    if not components.varies:
+        return "neither images nor runs vary"
     if estimate.groups < 2:
         return "all images are in one group"
     if estimate.units < 2:
@@ -194,6 +198,8 @@ def _in_words(estimate: Estimate, family: int, better: float, margin: float, lev
 
 
 _NEEDED = ("segmenter", "arm", "replicate", "image", "value")
+#: Beyond it squares of scores are no numbers.
+_LARGEST = 1e100
 
 
 def verdict(
@@ -227,16 +233,18 @@ def verdict(
     notes: list[str] = []
     pairs: list[Pair] = []
     for segmenter, rows in table.groupby("segmenter", sort=False):
-        found, problems = blocks(rows)
-        if problems:
-            arm, reason = next(iter(problems.items()))
-            raise DataError(f"{segmenter}, {arm}: {reason}; take the repeated rows out.")
+        found, problems = blocks(rows, empty=NAN)
+        for arm, reason in problems.items():
+            if "twice" in reason:
+                raise DataError(f"{segmenter}, {arm}: {reason}; take the repeated rows out.")
         for block in found:
             components = Components(block)
             known |= {ArmKey("", "", str(segmenter), arm): components for arm in block.arms}
             notes += unequal_notes(components, str(segmenter))
         own = list(dict.fromkeys(rows["arm"]))
-        pairs += [Pair(ArmKey("", "", str(segmenter), arm), against) for arm in own if arm != against]
+        for arm in own:
+            obstacle = problems.get(arm) or problems.get(against, "")
+            pairs += [Pair(ArmKey("", "", str(segmenter), arm), against, NAN, obstacle)] if arm != against else []
     if "group" not in frame:
         notes.append("No groups are given, so every image counts as independent of the others.")
     effects = judge(pairs, known, better=-1.0 if lower_is_better else 1.0, margin=NAN if margin is None else margin)
@@ -274,7 +282,9 @@ def _checked(frame: pd.DataFrame) -> pd.DataFrame:
     missing = [name for name in _NEEDED if name not in frame]
     if missing:
         there = [str(name) for name in frame.columns]
-        meant = nearest(missing[0], there)
+        meant = (
+            nearest(missing[0], there) if len(there) > 1 else " (there is one column alone: separate them by commas)"
+        )
         raise DataError(f"There is no column {missing[0]!r}{meant}; scores need {', '.join(_NEEDED)}.")
     if frame.empty:
         raise DataError("There are no scores: the table has no rows.")
@@ -284,10 +294,15 @@ def _checked(frame: pd.DataFrame) -> pd.DataFrame:
             raise DataError(f"Row {int(table[name].isna().to_numpy().argmax()) + 2} has no {name}.")
         table[name] = table[name].astype(str)
     values = pd.to_numeric(table["value"], errors="coerce").to_numpy(dtype=np.float64)
-    wrong = (np.isnan(values) & table["value"].notna().to_numpy()) | np.isinf(values)
+    wrong = (np.isnan(values) & table["value"].notna().to_numpy()) | (np.abs(values) > _LARGEST)
     if wrong.any():
         at = int(wrong.argmax())
         raise DataError(f"Row {at + 2} has the value {table['value'].iloc[at]!r}: a score is a finite number or empty.")
+    if "group" in table:
+        several = table.drop_duplicates(["image", "group"])["image"]
+        if several.duplicated().any():
+            image = several[several.duplicated()].iloc[0]
+            raise DataError(f"Image {image!r} is in several groups; an image has one patient or video, in every row.")
     defined = ~np.isnan(values)
     return table.assign(numerator=np.where(defined, values, 0.0), denominator=defined.astype(np.float64))
 

@@ -71,6 +71,15 @@ def test_a_value_that_is_missing_is_no_score_and_a_word_is_a_mistake(table, tmp_
     assert "scores.csv: Row 2 has the value 'high'" in capsys.readouterr().err
 
 
+def test_spaces_in_headers_do_not_matter_and_semicolons_are_named(table, tmp_path, capsys):
+    table.rename(columns={"value": " value "}).to_csv(tmp_path / "scores.csv", index=False)
+    said(capsys, tmp_path / "scores.csv")
+    table.to_csv(tmp_path / "scores.csv", index=False, sep=";")
+    with pytest.raises(SystemExit):
+        main(["verdict", str(tmp_path / "scores.csv")])
+    assert "separate them by commas" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00", b"a,b\n1,2,3,4\n"])
 def test_what_is_no_table_is_said_in_one_sentence(content, tmp_path, capsys):
     path = tmp_path / "scores.csv"

@@ -103,6 +103,40 @@ def test_an_arm_that_lacks_an_image_is_not_comparable_and_not_in_the_family():
     assert found.loc["good", "p_adjusted"] == pytest.approx(2 * found.loc["good", "p"])
 
 
+def test_an_arm_without_any_score_says_nothing_of_itself_or_the_others():
+    rows = scores(EFFECTS)
+    rows["value"] = rows["value"].where(rows["arm"] != "bad")
+    found = verdict(rows).set_index("arm")
+    assert found.loc["bad", "reason"] == "a run has no score of any image"
+    assert found.loc["good", "verdict"] == "helps"
+    nothing = verdict(rows, baseline="bad").set_index("arm")
+    assert set(nothing["verdict"]) == {"not comparable"}
+
+
+def test_a_segmenter_without_the_baseline_says_so():
+    rows = scores(EFFECTS, segmenters=("unet", "fpn"))
+    rows = rows[~((rows["segmenter"] == "fpn") & (rows["arm"] == "real=100"))]
+    found = verdict(rows, baseline="real=100").set_index("segmenter")
+    assert set(found.loc["fpn", "reason"]) == {"no scores of real=100"}
+    assert found.loc["unet", "p_adjusted"].notna().all()
+
+
+def test_constants_are_not_comparable_even_within_a_margin():
+    found = verdict(scores(EFFECTS).assign(value=0.5), margin=0.1)
+    assert set(found["reason"]) == {"neither images nor runs vary"}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_interval_is_absurd(seed):
+    """Noise alone, nested fits, two units: what is left after what images explain may be next to nothing by chance."""
+    rng = np.random.default_rng(seed)
+    rows = scores(dict.fromkeys(("real", "a", "b"), 0.0), replicates=6, images=30, run=0.0, seed=seed)
+    rows["value"] = 0.6 + rng.normal(0, 0.1, len(rows))
+    rows["fit"] = (rows["replicate"] // 3).where(rows["arm"] != "real")
+    found = verdict(rows)
+    assert (found["high"] - found["low"]).max() < 2
+
+
 def test_images_without_a_score_are_left_out():
     rows = scores(EFFECTS)
     rows.loc[rows["image"] == "i3", "value"] = np.nan
@@ -131,6 +165,8 @@ def test_an_unsteady_arm_is_noted():
         (lambda t: t.assign(arm=t["arm"].where(t.index != 5)), "Row 7 has no arm"),
         (lambda t: pd.concat([t, t.iloc[[0]]]), "scored twice"),
         (lambda t: t.iloc[:0], "no rows"),
+        (lambda t: t.assign(value=t["value"] * 1e200), "Row 2 has the value"),
+        (lambda t: t.assign(group=[f"p{i % 7}" for i in range(len(t))]), "Image 'i0' is in several groups"),
         (lambda t: t.assign(arm=t["arm"].replace({"real=100": "first"})), "Which arm is the baseline"),
     ],
 )
