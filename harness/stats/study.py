@@ -189,9 +189,7 @@ def _leaks(results: StudyResults) -> list[tuple[str, str, str]]:
     return [(str(s), str(r), str(leak)) for s, r, leak in rows.itertuples(index=False)]
 
 
-def _score(
-    key: ArmKey, rows: ArmRows, known: Components | None, problem: str, metric: str, reduction: str
-) -> Score:
+def _score(key: ArmKey, rows: ArmRows, known: Components | None, problem: str, metric: str, reduction: str) -> Score:
     """Summarise one arm."""
     finished = rows.measured.get((metric, reduction))
     valued = None if finished is None else finished[finished["value"].notna()]
