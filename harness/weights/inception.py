@@ -216,7 +216,8 @@ def read_torchscript_layers(path: Path) -> list[Layer]:
     Raises:
         WeightsError: the file is no such archive, or holds another network.
     """
-    shapes = [shape for layer in FidInception().layer_shapes() for shape in layer]
+    with torch.device("meta"):  # nothing is drawn: shapes are all that is asked for
+        shapes = [shape for layer in FidInception().layer_shapes() for shape in layer]
     sizes = [4 * shape.numel() for shape in shapes]
     try:
         with zipfile.ZipFile(path) as archive:

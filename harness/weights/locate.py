@@ -122,8 +122,8 @@ def _holds_pinned_numbers(entry: Weights, path: Path) -> bool:
     return bool(entry.numbers) and _numbers_of(path.resolve(), status.st_size, status.st_mtime_ns) == entry.numbers
 
 
-def _is_pinned(entry: Weights, path: Path) -> bool:
-    return _pin_of(entry, sha256(path)) is not None or _holds_pinned_numbers(entry, path)
+def _is_pinned(entry: Weights, path: Path, digest: str) -> bool:
+    return _pin_of(entry, digest) is not None or _holds_pinned_numbers(entry, path)
 
 
 def torch_hub_folder() -> Path:
@@ -173,7 +173,7 @@ def _added(entry: Weights) -> Found | None:
             f"The weights {entry.name!r} in {path} are not what was put there: SHA-256 {digest}, expected {expected}; "
             f"{again}."
         )
-    pinned = _is_pinned(entry, path)
+    pinned = _is_pinned(entry, path, digest)
     if not (pinned or entry.encoder):
         raise WeightsError(f"The weights {entry.name!r} in {path} are none of the pinned ones; {again}.")
     return Found(entry.name, path, digest, pinned, origin)
@@ -307,7 +307,7 @@ def _keep(entry: Weights, file: Path, name: str, origin: str) -> Found:
         if target.exists():
             target.rename(Path(temporary) / "old")
         fresh.rename(target)
-    return Found(entry.name, target / name, digest, _is_pinned(entry, target / name), origin)
+    return Found(entry.name, target / name, digest, _is_pinned(entry, target / name, digest), origin)
 
 
 def add(name: str, file: Path) -> Found:
@@ -443,9 +443,13 @@ def fid_inception() -> FidInception:
     Raises:
         WeightsError: the weights are not on this machine.
     """
+    import torch
+
     from harness.weights.inception import FidInception
 
     found = required("fid-inception", "select by thumbnail-distance, which needs none")
-    network = FidInception()
+    with torch.device("meta"):  # every number comes from the file
+        network = FidInception()
+    network.to_empty(device="cpu")
     network.load_layers(_inception_layers(found.path))
     return network.eval().requires_grad_(False)

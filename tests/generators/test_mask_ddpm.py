@@ -337,15 +337,23 @@ def test_a_parameter_of_the_fit_changes_it(tmp_path: Path, no_grids: None, kept:
     assert weights(fit(tmp_path / "changed", **{**base, name: value})[0][-1]) != kept[str(base)]
 
 
+@pytest.fixture(scope="module")
+def sampled() -> dict[str, tuple[list[Checkpoint], WorkFolder]]:
+    """Fits that several parameters of sampling are compared with."""
+    return {}
+
+
 @pytest.mark.parametrize("name", OF_SAMPLING)
-def test_a_parameter_of_sampling_changes_samples_and_no_fit(tmp_path: Path, name: str) -> None:
+def test_a_parameter_of_sampling_changes_samples_and_no_fit(
+    tmp_path_factory: pytest.TempPathFactory, sampled: dict[str, tuple[list[Checkpoint], WorkFolder]], name: str
+) -> None:
     value, base = OF_SAMPLING[name]
     # Of weights that have moved far from their start, which predicts nothing.
     given = {**base, "learning_rate": 0.02, "ema": 0.0}
     changed = {**given, name: value}
-    (one, one_context), (other, other_context) = (
-        fit(tmp_path / folder, **values) for folder, values in (("one", given), ("other", changed))
-    )
+    if str(base) not in sampled:
+        sampled[str(base)] = fit(tmp_path_factory.mktemp("one"), **given)
+    (one, one_context), (other, other_context) = sampled[str(base)], fit(tmp_path_factory.mktemp("other"), **changed)
     assert weights(one[-1]) == weights(other[-1])
     assert logged(one_context) == logged(other_context)
     assert pictures(one_context) == pictures(other_context) != {}

@@ -224,7 +224,7 @@ def test_pictures_depend_on_masks(tmp_path: Path, no_grids: None, monkeypatch: p
     images = np.where(masks[..., None], np.uint8([230, 200, 180]), np.uint8([60, 30, 20]))
     told = drawn_pairs(24, 16)
     told = type(told)(images, masks, told.ids, told.groups, told.lineage)
-    values = {**PIXELS, "steps": 80, "batch_size": 8, "learning_rate": 3e-3, "ema": 0.9, "patch": 2}
+    values = {**PIXELS, "steps": 40, "batch_size": 8, "learning_rate": 6e-3, "ema": 0.9, "patch": 2}
     (checkpoint,) = run_fit(MaskLDM.create(**values), told, WorkFolder(tmp_path, CPU, 0))
     monkeypatch.undo()
     new = MASKS[MASKS.any((1, 2))][:8]
@@ -314,16 +314,17 @@ def test_a_first_stage_file_of_another_network_is_refused(tmp_path: Path) -> Non
 
 
 def test_the_first_stage_is_measured_once_and_its_perceptual_network_noted_once(
-    tmp_path: Path, no_grids: None, random_perceptual_network: None
+    tmp_path: Path, no_grids: None, random_perceptual_network: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values = {**SMALL, "first_stage": {**FIRST_STAGE, "steps": 20, "perceptual_weight": 0.5}}
+    monkeypatch.setattr("generators.stepped_fit._LOG_EVERY", 6)
+    values = {**SMALL, "first_stage": {**FIRST_STAGE, "steps": 6, "perceptual_weight": 0.5}}
     with pytest.raises(Kill):
-        run_fit(MaskLDM.create(**values), PAIRS, Killing(tmp_path, 21))
+        run_fit(MaskLDM.create(**values), PAIRS, Killing(tmp_path, 7))
     _, opened = fit(tmp_path, values, seed=1)
     rows = [(row["name"], row["step"]) for row in opened.metrics()]
     for name in ("psnr", "ssim", "l1-loss", "perceptual-loss", "codebook-usage", "images-per-second"):
-        assert [step for other, step in rows if other == f"first-stage-{name}"] == [20]
-    assert "reconstructions/20.png" in pictures(opened)
+        assert [step for other, step in rows if other == f"first-stage-{name}"] == [6]
+    assert "reconstructions/6.png" in pictures(opened)
     assert opened.notes() == [f"First stage: {NOTE}"]
 
 
@@ -495,15 +496,23 @@ def test_a_parameter_of_the_first_stage_changes_it(
     assert trained("changed", **{**base, name: value}) != kept[known]
 
 
+@pytest.fixture(scope="module")
+def sampled() -> dict[str, tuple[list[Checkpoint], WorkFolder]]:
+    """Fits that several parameters of sampling are compared with."""
+    return {}
+
+
 @pytest.mark.parametrize("name", OF_SAMPLING)
-def test_a_parameter_of_sampling_changes_samples_and_no_fit(tmp_path: Path, name: str) -> None:
+def test_a_parameter_of_sampling_changes_samples_and_no_fit(
+    tmp_path_factory: pytest.TempPathFactory, sampled: dict[str, tuple[list[Checkpoint], WorkFolder]], name: str
+) -> None:
     value, base = OF_SAMPLING[name]
     # Of weights that have moved far from their start, which predicts nothing.
     given = {**PIXELS, **base, "learning_rate": 0.02, "ema": 0.0}
     changed = {**given, name: value}
-    (one, one_context), (other, other_context) = (
-        fit(tmp_path / folder, values) for folder, values in (("one", given), ("other", changed))
-    )
+    if str(base) not in sampled:
+        sampled[str(base)] = fit(tmp_path_factory.mktemp("one"), given)
+    (one, one_context), (other, other_context) = sampled[str(base)], fit(tmp_path_factory.mktemp("other"), changed)
     assert weights(one[-1]) == weights(other[-1])
     assert logged(one_context) == logged(other_context)
     assert pictures(one_context) == pictures(other_context) != {}

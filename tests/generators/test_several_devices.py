@@ -20,7 +20,6 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from generators import several_devices
 from generators.first_stage import reconstruction
 from generators.mask_ddpm import MaskDDPM
 from generators.mask_ldm import MaskLDM
@@ -60,9 +59,6 @@ def children() -> list[psutil.Process]:
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("generators.diffusion.generator._GRID_STEPS", 1)
     monkeypatch.setattr(reconstruction, "find", lambda name: None)
-    # A second for each process; a fit's own server does not load it, since it asks for GPUs when it is imported.
-    networks = ["diffusers.models.unets.unet_2d", "diffusers.models.autoencoders.vq_model"]
-    monkeypatch.setattr(several_devices, "_PRELOADED", [*several_devices._PRELOADED, *networks])
 
 
 def assert_alike(one: Any, other: Any) -> None:
@@ -271,7 +267,6 @@ def test_too_little_memory_on_any_device_names_the_batch(tmp_path: Path, monkeyp
 
 def test_no_process_outlives_a_fit_that_is_killed(start: Any) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(several_devices._PRELOADED)
     ours, theirs = context.Pipe()
     # It is no daemon: it has processes of its own, from a server of its own.
     fitting = context.Process(target=sys.modules[start.__module__].hang, args=(theirs,))

@@ -483,12 +483,13 @@ class Malicious:
         return (os.system, ("touch executed",))
 
 
-def write_torchscript(path, tensors, before=(), after=(), compression=zipfile.ZIP_STORED):
+def write_torchscript(path, tensors, before=(), after=(), compressed=()):
     """Write what torch.jit.save writes, with a program that nobody may run."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("program/data.pkl", pickle.dumps(Malicious()))
         archive.writestr("program/code/__torch__.py", "raise RuntimeError")
         for number, tensor in reversed(list(enumerate([*before, *tensors, *after]))):
+            compression = zipfile.ZIP_DEFLATED if number in compressed else zipfile.ZIP_STORED
             archive.writestr(f"program/data/{number}", tensor.numpy().tobytes(), compression)
         archive.writestr("program/constants.pkl", pickle.dumps(Malicious()))
         archive.writestr("program/version", "3\n")
@@ -545,7 +546,7 @@ def damaged(kind, path, numbers, published):
     elif kind == "other sizes":
         write_torchscript(path, numbers[:-1])
     elif kind == "compressed":
-        write_torchscript(path, numbers, compression=zipfile.ZIP_DEFLATED)
+        write_torchscript(path, numbers, compressed=[1])
     elif kind == "pickle":
         torch.save(published, path)
     elif kind == "text":
