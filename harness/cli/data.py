@@ -68,6 +68,7 @@ def _describe(dataset: Dataset) -> dict[str, Any]:
         },
         "without_polyp": sum(fraction == 0 for fraction in fractions),
         "near_duplicates": [[pair.first, pair.second, pair.correlation] for pair in dataset.near_duplicates],
+        "made_from": len(frozenset().union(*dataset.lineages)),
     }
 
 
@@ -80,6 +81,8 @@ def _print_description(facts: dict[str, Any]) -> None:
         f"  polyp pixels: mean {fraction['mean']:.1%}, median {fraction['median']:.1%}, "
         f"from {fraction['smallest']:.2%} to {fraction['largest']:.1%}"
     )
+    if facts["made_from"]:
+        print(f"  made by a generator, from {facts['made_from']} real images")
     for first, second, score in facts["near_duplicates"]:
         print(f"  same frame: {first} and {second} (correlation {score:.3f})")
     print(f"  licence: {facts['licence']}\n  cite: {facts['citation']}")

@@ -179,9 +179,9 @@ def sample(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DeclarationError(f"--out {out} is not empty; name a new folder.")
     fitted = open_fitted(source, checkpoint)
-    given = None if masks is None else _given_masks(masks, fitted.real.size)
+    given, behind = (None, None) if masks is None else _given_masks(masks, fitted.real.size)
     progress = None if as_json or not sys.stderr.isatty() else _show
-    manifest = write_samples(fitted, count, seed, folder, choose_device(device), given, progress)
+    manifest = write_samples(fitted, count, seed, folder, choose_device(device), given, behind, progress)
     if as_json:
         facts = {name: manifest[name] for name in ("fit", "generator", "checkpoint")}
         print(json.dumps({**facts, "count": count, "folder": str(folder)}, indent=2))
@@ -232,18 +232,22 @@ def _open_model(address: str, step: int | None) -> FittedGenerator:
     return fitted
 
 
-def _given_masks(where: str, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return the masks of a place, uint8 (N, H, W) in {0, 1}, which must have ``size`` (height and width)."""
+def _given_masks(where: str, size: tuple[int, int]) -> tuple[NDArray[np.uint8], tuple[frozenset[str], ...] | None]:
+    """Return the masks of a place, uint8 (N, H, W) in {0, 1}, which must have ``size`` (height and width).
+
+    Beside them, what each was made from, where that is known.
+    """
     from harness.engine.places import read_masks
     from harness.errors import DeclarationError
 
-    masks = read_masks(where, size[0]).masks
+    found = read_masks(where, size[0])
+    masks = found.masks
     if masks.shape[1:] != size:
         height, width = masks.shape[1:]
         raise DeclarationError(
             f"--masks {where}: they have {width} x {height} pixels; the generator makes {size[1]} x {size[0]}."
         )
-    return masks
+    return masks, found.lineage
 
 
 def _show(done: int, total: int) -> None:

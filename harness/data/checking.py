@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from harness.data import decoding, duplicates
 from harness.data.datasets import Dataset, PhantomDataset
 from harness.data.entry import Entry
 from harness.data.importing import content_hash
+from harness.data.lineage import MANIFEST, manifest_of
 from harness.errors import DataError
 
 Progress = Callable[[int, int], None]
@@ -61,6 +63,8 @@ def _check_entry(dataset: Dataset, entry: Entry) -> list[str]:
 def export_dataset(dataset: Dataset, out: Path, progress: Progress | None = None) -> None:
     """Write ``images/``, ``masks/`` and ``groups.csv`` to a new folder, or to a new zip when ``out`` ends in ``.zip``.
 
+    Of samples there is a ``manifest.json`` too, which says what they were made from.
+
     What is written can be imported with ``harness data import folder --groups groups.csv``; ``out`` appears complete
     or not at all.
 
@@ -96,3 +100,5 @@ def _exported(dataset: Dataset, progress: Progress | None) -> Iterator[tuple[str
         if progress:
             progress(done, len(dataset))
     yield "groups.csv", table.getvalue().encode()
+    if dataset.lineages:
+        yield MANIFEST, json.dumps(manifest_of(dataset.name, dataset.made_from)).encode()

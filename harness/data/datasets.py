@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from harness.data.lineage import interned
 from harness.data.sources import FOLDER, PHANTOM, SOURCES
 from harness.errors import DataError, nearest
 from harness.home import data_folder
@@ -37,7 +38,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """Two entries of one dataset that show the same frame, and the smaller of their two correlations."""
+    """Two entries of one dataset that show the same frame, and the smallest of their correlations."""
 
     first: str
     second: str
@@ -63,9 +64,17 @@ class Summary:
     how: str
 
 
-def fingerprint_of(entries: Iterable[Entry]) -> str:
-    """Return the SHA-256 over ids, contents and groups of entries sorted by id; paths and names do not matter."""
-    rows = sorted((entry.id, entry.sha256, entry.group) for entry in entries)
+def fingerprint_of(entries: Sequence[Entry], lineages: Sequence[frozenset[str]] = ()) -> str:
+    """Return the SHA-256 over ids, contents and groups of entries sorted by id; paths and names do not matter.
+
+    Args:
+        entries: of the dataset.
+        lineages: of samples, what each was made from; it counts then.
+    """
+    rows: list[tuple[Any, ...]] = sorted((entry.id, entry.sha256, entry.group) for entry in entries)
+    if lineages:
+        made = {entry.id: sorted(lineage) for entry, lineage in zip(entries, lineages, strict=True)}
+        rows = [(*row, made[row[0]]) for row in rows]
     return hashlib.sha256(json.dumps(rows, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -83,6 +92,8 @@ class Dataset:
         fingerprint: SHA-256 over ids, contents and groups.
         source: name of the known source, ``folder`` or ``phantom``.
         near_duplicates: pairs of entries that were found to show the same frame.
+        given_groups: whether groups (patient, video) were given.
+        lineages: of a folder of samples, the real ids (``dataset/name``) that each entry was made from; else empty.
     """
 
     name: str
@@ -95,6 +106,7 @@ class Dataset:
     source: str = FOLDER
     near_duplicates: tuple[NearDuplicate, ...] = ()
     given_groups: bool = field(default=False, compare=False)
+    lineages: tuple[frozenset[str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -103,6 +115,11 @@ class Dataset:
     def ids(self) -> tuple[str, ...]:
         """Bare ids, sorted."""
         return tuple(entry.id for entry in self.entries)
+
+    @property
+    def made_from(self) -> dict[str, frozenset[str]]:
+        """The real ids that each of its samples was made from, by bare id; empty for real pairs."""
+        return dict(zip(self.ids, self.lineages, strict=True)) if self.lineages else {}
 
     def decode(self, size: int, geometry: Geometry = "squash", progress: Progress | None = None) -> PairSet:
         """Return all pairs at one size, decoding them at the first call (``harness.data.decoding`` states the rules).
@@ -354,7 +371,9 @@ def read_index(folder: Path) -> Dataset:
     """
     document = _read_document(folder / INDEX)
     entries = tuple(Entry(**row) for row in document["entries"])
-    if fingerprint_of(entries) != document["fingerprint"]:
+    distinct = [frozenset(ids) for ids in document.get("lineages", [])]
+    lineages = tuple(distinct[position] for position in document.get("lineage", []))
+    if fingerprint_of(entries, lineages) != document["fingerprint"]:
         raise DataError(f"{folder / INDEX} was changed by hand; remove {folder} and import the dataset again.")
     return Dataset(
         name=folder.name,
@@ -367,12 +386,13 @@ def read_index(folder: Path) -> Dataset:
         source=document["source"],
         near_duplicates=tuple(NearDuplicate(*row) for row in document["near_duplicates"]),
         given_groups=document["given_groups"],
+        lineages=lineages,
     )
 
 
 def write_index(dataset: Dataset, folder: Path) -> None:
     """Write ``dataset.json`` into ``folder``."""
-    document = {
+    document: dict[str, Any] = {
         "format": FORMAT,
         "title": dataset.title,
         "licence": dataset.licence,
@@ -384,6 +404,8 @@ def write_index(dataset: Dataset, folder: Path) -> None:
         "near_duplicates": [[pair.first, pair.second, round(pair.correlation, 4)] for pair in dataset.near_duplicates],
         "entries": [asdict(entry) for entry in dataset.entries],
     }
+    if dataset.lineages:
+        document["lineages"], document["lineage"] = interned(dataset.lineages)
     (folder / INDEX).write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
 
 

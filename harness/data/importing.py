@@ -19,6 +19,7 @@ from harness.data import decoding, duplicates
 from harness.data.archives import Origin, open_origin
 from harness.data.datasets import INDEX, THUMBNAILS, Dataset, NearDuplicate, fingerprint_of, read_index, write_index
 from harness.data.entry import Entry
+from harness.data.lineage import MANIFEST, lineages_in, tells_of_samples
 from harness.data.sources import COMMON_LAYOUTS, FOLDER, PHANTOM, SOURCES, Source
 from harness.errors import DataError, nearest
 from harness.home import data_folder
@@ -92,13 +93,16 @@ def import_dataset(
             raise DataError(f"Nothing was imported: there are no pictures in {image_folder} of {origin}.")
         _require_room(opened, origin)
         given, group_problems = _read_groups(groups, [candidate.id for candidate in candidates])
+        made_from, lineage_problems = _read_lineages(opened, image_folder, [candidate.id for candidate in candidates])
         with decoding.staging_folder(data_folder()) as staging:
             checked = _check_all(opened, candidates, staging, progress)
-            problems += group_problems + [problem for result in checked for problem in result.problems]
+            problems += (
+                group_problems + lineage_problems + [problem for result in checked for problem in result.problems]
+            )
             if problems:
                 count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
                 raise DataError([f"Nothing was imported from {origin}: {count}.", *problems])
-            dataset = _index(checked, given, known, name, staging)
+            dataset = _index(checked, given, made_from, known, name, staging)
             fresh = decoding.put_in_place(staging, target) if not target.exists() else False
     _report(dataset, known, ignored, say)
     return read_index(target) if fresh else _same_or_error(dataset, target, say)
@@ -270,6 +274,44 @@ def _read_groups(path: Path | None, ids: Sequence[str]) -> tuple[dict[str, str],
     return given, problems + [f"{name}: {path.name} gives it no group." for name in ids if name not in given]
 
 
+def _read_lineages(
+    opened: Origin, image_folder: PurePosixPath, ids: Sequence[str]
+) -> tuple[dict[str, frozenset[str]], list[str]]:
+    """Read the manifest that lies beside samples; return what each image was made from, and the problems found.
+
+    Real images have none. What a lineage names of a dataset of samples is followed to what that was made from.
+    """
+    folders = (image_folder, *image_folder.parents)
+    beside = next((folder / MANIFEST for folder in folders if folder / MANIFEST in opened.files()), None)
+    if beside is None or not tells_of_samples(content := opened.read(beside)):
+        return {}, []
+    try:
+        named = lineages_in(content)
+    except (ValueError, TypeError, AttributeError, LookupError):
+        return {}, [
+            f"{beside}: says that a generator made these images, but not from which real ones, so that the leak guard "
+            "could not know; make them again with harness generator sample."
+        ]
+    found = {name: named.get(name) for name in ids}
+    problems = [
+        f"{name}: {beside} does not say what it was made from; import images that it does not name by themselves."
+        for name, lineage in found.items()
+        if lineage is None
+    ]
+    known = {lineage: _followed(lineage) for lineage in set(found.values()) if lineage is not None}
+    return {name: known[lineage] for name, lineage in found.items() if lineage is not None}, problems
+
+
+def _followed(lineage: frozenset[str]) -> frozenset[str]:
+    """Return a lineage with what those of its images that are samples themselves were made from."""
+    whole = set(lineage)
+    for name in {one.partition("/")[0] for one in lineage}:
+        if (data_folder() / name / INDEX).is_file():
+            made_from = read_index(data_folder() / name).made_from
+            whole.update(*(made_from.get(one.partition("/")[2], ()) for one in lineage if one.startswith(f"{name}/")))
+    return frozenset(whole)
+
+
 def _check_all(
     opened: Origin, candidates: Sequence[_Candidate], staging: Path, progress: Progress | None
 ) -> list[_Checked]:
@@ -333,7 +375,12 @@ def content_hash(image: bytes, mask: bytes) -> str:
 
 
 def _index(
-    checked: Sequence[_Checked], given: dict[str, str], source: Source | None, name: str, staging: Path
+    checked: Sequence[_Checked],
+    given: dict[str, str],
+    made_from: dict[str, frozenset[str]],
+    source: Source | None,
+    name: str,
+    staging: Path,
 ) -> Dataset:
     """Find near-duplicates, make groups, and write the index and the thumbnails; entries are sorted by id already."""
     results = sorted(
@@ -345,6 +392,7 @@ def _index(
     linked = duplicates.pairs_within(stack)
     groups = duplicates.join_groups([given.get(entry.id, entry.id) for entry in bare], [(i, j) for i, j, _ in linked])
     entries = tuple(Entry(**{**vars(entry), "group": group}) for entry, group in zip(bare, groups, strict=True))
+    lineages = tuple(made_from[entry.id] for entry in entries) if made_from else ()
     dataset = Dataset(
         name=name,
         title=source.title if source else name,
@@ -352,10 +400,11 @@ def _index(
         citation=source.citation if source else "not stated",
         folder=data_folder() / name,
         entries=entries,
-        fingerprint=fingerprint_of(entries),
+        fingerprint=fingerprint_of(entries, lineages),
         source=source.name if source else FOLDER,
         near_duplicates=tuple(NearDuplicate(bare[i].id, bare[j].id, score) for i, j, score in linked),
         given_groups=bool(given),
+        lineages=lineages,
     )
     np.save(staging / THUMBNAILS, stack)
     write_index(dataset, staging)
@@ -371,10 +420,10 @@ def _same_or_error(dataset: Dataset, target: Path, say: Say) -> Dataset:
             return existing
         if [(one.id, one.sha256) for one in existing.entries] == [(one.id, one.sha256) for one in dataset.entries]:
             raise DataError(
-                f"{dataset.name} is imported already, with the same images and masks but in other groups: --groups "
-                "differs, or near-duplicate frames are found by a newer rule now. To take the new groups, remove "
-                f"{target} and import it again; what is stored of its studies then stays behind, since splits and keys "
-                "know the groups."
+                f"{dataset.name} is imported already, with the same images and masks but in other groups or of another "
+                "lineage: --groups or a manifest differs, or near-duplicate frames are found by a newer rule now. To "
+                f"take the new ones, remove {target} and import it again; what is stored of its studies then stays "
+                "behind, since splits and keys know them."
             )
     raise DataError(
         f"There is another dataset {dataset.name!r} with different images, masks or groups in {target}; choose "
@@ -389,6 +438,9 @@ def _report(dataset: Dataset, source: Source | None, ignored: Sequence[PurePosix
         say(f"Left out {len(ignored)} files that are no pictures ({', '.join(sorted(kinds))}).")
     if source and source.published and len(dataset) != source.published:
         say(f"{source.title} was published with {source.published} pairs; this archive has {len(dataset)}.")
+    if dataset.lineages:
+        behind = len(frozenset().union(*dataset.lineages))
+        say(f"A generator made these images: the leak guard knows the {behind} real images behind them.")
     for pair in dataset.near_duplicates:
         say(
             f"{pair.first} and {pair.second} show the same frame (correlation {pair.correlation:.3f}) and share a "

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.data.lineage import interned
+
 _FILES = ("images.npy", "masks.npy", "pairs.json")
 
 
@@ -155,14 +157,8 @@ class PairSet:
         images, masks, description = self.files(folder)
         np.save(images, self.images)
         np.save(masks, self.masks)
-        distinct = list(dict.fromkeys(self.lineage))
-        position = {lineage: i for i, lineage in enumerate(distinct)}
-        document = {
-            "ids": self.ids,
-            "groups": self.groups,
-            "lineages": [sorted(lineage) for lineage in distinct],
-            "lineage": [position[lineage] for lineage in self.lineage],
-        }
+        distinct, positions = interned(self.lineage)
+        document = {"ids": self.ids, "groups": self.groups, "lineages": distinct, "lineage": positions}
         description.write_text(json.dumps(document))
 
     @classmethod

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.engine.sampling import MANIFEST, lineages_in
+from harness.data.lineage import MANIFEST, lineages_in
 from harness.engine.stages import kinds
 from harness.engine.stages.pool import PoolStage
 from harness.errors import DataError, nearest

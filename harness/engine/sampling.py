@@ -5,26 +5,24 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.data.lineage import MANIFEST
 from harness.engine.fitted_generator import FittedGenerator
 from harness.engine.stages.fit import FitStage
 from harness.engine.stages.sample import SampleStage
 from harness.engine.stages.select import SelectStage
 from harness.errors import DeclarationError, HarnessError, nearest
-from harness.metrics.inputs.pictures import bare_name
 from harness.store.results import Result, Store, write_json
 
 if TYPE_CHECKING:
     import torch
 
-#: The file beside samples that says how each was made.
-MANIFEST = "manifest.json"
 #: Items made between two writes.
 _CHUNK = 64
 #: Kinds of stages that stand for a fitted generator.
@@ -104,6 +102,7 @@ def write_samples(
     folder: Path,
     device: torch.device,
     masks: NDArray[np.uint8] | None = None,
+    behind_masks: Sequence[frozenset[str]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Write samples as ``images/NUMBER.png`` and ``masks/NUMBER.png`` (0 and 255), with their manifest.
@@ -115,6 +114,7 @@ def write_samples(
         folder: new or empty.
         device: where to compute.
         masks: uint8 (M, H, W) in {0, 1} for a generator of images; used in turn when there are fewer than ``count``.
+        behind_masks: for each mask the real ids that it was made from; None when that is not known.
         progress: receives done and total.
 
     Returns:
@@ -127,7 +127,8 @@ def write_samples(
     for start in range(0, count, _CHUNK):
         chunk = np.arange(start, min(count, start + _CHUNK))
         made = fitted.sample(seeds[chunk], device, None if masks is None else masks[chunk % len(masks)])
-        for i, lineage in zip(chunk, fitted.lineage(made), strict=True):
+        for i, own in zip(chunk, fitted.lineage(made), strict=True):
+            lineage = own if masks is None or behind_masks is None else own | behind_masks[int(i) % len(masks)]
             name = f"{i:06d}"
             if made.images is not None:
                 _write_picture(folder / "images" / f"{name}.png", made.images[i - start])
@@ -149,17 +150,6 @@ def write_samples(
     }
     write_json(folder / MANIFEST, json.loads(json.dumps(manifest)))
     return manifest
-
-
-def lineages_in(manifest: bytes) -> dict[str, frozenset[str]]:
-    """Return the lineage of each sample by the name of its files, from the manifest that :func:`write_samples` wrote.
-
-    Raises:
-        ValueError, TypeError, AttributeError, LookupError: it is another program's.
-    """
-    document = json.loads(manifest)
-    lineages = [frozenset(ids) for ids in document["lineages"]]
-    return {bare_name(row["id"]): lineages[row["lineage"]] for row in document["pairs"]}
 
 
 def _write_picture(path: Path, pixels: NDArray[np.uint8]) -> None:

@@ -95,6 +95,17 @@ def test_different_frames_of_one_patient_are_apart():
     assert duplicates.pairs_within(stack(*(frame(index) for index in range(60)))) == []
 
 
+def test_plain_frames_with_one_round_thing_are_apart():
+    across, down = np.meshgrid(np.linspace(-1, 1, 40), np.linspace(-1, 1, 40))
+    draw, frames = np.random.default_rng(0), []
+    for _ in range(40):
+        x, y, radius = *draw.uniform(-0.3, 0.3, 2), draw.uniform(0.3, 0.5)
+        ground = 70 + 25 * np.sin(across * draw.uniform(2, 8) + down * draw.uniform(2, 8))
+        level = np.where(np.hypot(across - x, down - y) < radius, 190.0, ground) + draw.normal(0, 12, (40, 40))
+        frames.append(Image.fromarray(level.clip(0, 255).astype(np.uint8)))
+    assert duplicates.pairs_within(stack(*frames)) == []
+
+
 def test_correlation_is_the_smaller_of_pearsons_of_the_frame_and_of_its_centre():
     first, second = np.random.default_rng(0).random((2, 1, 50, 50)).astype(np.float32)
     everywhere = np.ones((1, 50, 50), np.float32)

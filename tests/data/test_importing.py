@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 import zipfile
 from collections.abc import Callable
@@ -442,3 +443,62 @@ def test_groups_of_an_earlier_rule_are_kept_and_what_is_new_is_named(write_datas
     assert check_dataset(dataset) == ["frame3 and turned show the same frame but are in different groups."]
     with pytest.raises(DataError, match=r"same images and masks but in other groups.*newer rule"):
         import_dataset("folder", root, name="mine")
+
+
+def write_manifest(root: Path, lineages: dict[str, list[str]], **more: object) -> None:
+    rows = [{"id": f"paint/{name}", "lineage": i} for i, name in enumerate(lineages)]
+    (root / "manifest.json").write_text(json.dumps({"lineages": list(lineages.values()), "pairs": rows} | more))
+
+
+def test_samples_keep_what_they_were_made_from(write_dataset, tmp_path):
+    root = write_dataset()
+    lineages = {"frame0": ["d/a", "d/b"], "frame1": ["d/a", "d/b"], "frame2": ["d/c"]}
+    write_manifest(root, lineages)
+    said: list[str] = []
+    dataset = import_dataset("folder", root, name="mine", say=said.append)
+    assert open_dataset("mine").made_from == {name: frozenset(ids) for name, ids in lineages.items()}
+    assert "the 3 real images behind them" in said[0]
+    packed = import_dataset("folder", pack(root, tmp_path / "made.zip", "inside/"), name="packed")
+    assert packed.made_from == dataset.made_from
+    export_dataset(dataset, tmp_path / "out")
+    assert import_dataset("folder", tmp_path / "out", name="again").fingerprint == dataset.fingerprint
+
+
+def test_samples_of_another_lineage_are_another_dataset(write_dataset):
+    root = write_dataset()
+    plain = import_dataset("folder", root, name="plain")
+    assert plain.made_from == {}
+    write_manifest(root, {key: ["d/a"] for key in plain.ids})
+    made = import_dataset("folder", root, name="made")
+    write_manifest(root, {key: ["d/b"] for key in plain.ids})
+    other = import_dataset("folder", root, name="other")
+    assert len({plain.fingerprint, made.fingerprint, other.fingerprint}) == 3
+    with pytest.raises(DataError, match="another lineage"):
+        import_dataset("folder", root, name="made")
+
+
+def test_samples_of_samples_are_followed_to_the_real_images(write_dataset):
+    root = write_dataset()
+    write_manifest(root, {"frame0": ["d/a"], "frame1": ["d/b"], "frame2": ["d/c"]})
+    import_dataset("folder", root, name="first")
+    write_manifest(root, {key: ["first/frame0", "first/frame2", "e/x"] for key in ("frame0", "frame1", "frame2")})
+    second = import_dataset("folder", root, name="second")
+    assert second.made_from["frame1"] == {"first/frame0", "first/frame2", "d/a", "d/c", "e/x"}
+
+
+def test_samples_that_do_not_say_what_they_were_made_from_are_refused(write_dataset):
+    root = write_dataset()
+    write_manifest(root, {"frame0": ["d/a"], "frame2": ["d/a"]})
+    [_, problem] = fail(root)
+    assert problem.startswith("frame1: manifest.json does not say what it was made from")
+    rows = [{"id": f"paint/frame{i}", "seed": i} for i in range(3)]
+    (root / "manifest.json").write_text(json.dumps({"fit": "1234", "checkpoint": 10, "pairs": rows}))
+    [_, problem] = fail(root)
+    assert "not from which real ones" in problem
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", "no JSON", '{"name": "an app", "icons": []}'])
+def test_the_manifest_of_another_program_is_left_alone(write_dataset, content):
+    root = write_dataset()
+    (root / "manifest.json").write_text(content)
+    assert import_dataset("folder", root, name="mine").made_from == {}

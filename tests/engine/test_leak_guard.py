@@ -52,3 +52,17 @@ def test_what_leaks_is_what_shares_a_group_with_something_seen(
 
 def test_nothing_seen_is_no_leak() -> None:
     assert find_leaks({}, ["d/a", "d/b"], GROUPS) == []
+
+
+def test_a_real_image_leaks_when_something_made_from_it_was_seen() -> None:
+    made_from = {"m/0": ["d/a", "d/b"], "m/1": ["d/e"]}
+    [leak, near] = find_leaks({"m/0": "the segmenter was trained on it"}, ["d/a", "d/c", "d/e"], GROUPS, {}, made_from)
+    assert str(leak) == "d/a: the segmenter was trained on m/0, which was made from it"
+    assert (near.scored, near.seen) == ("d/c", "d/b")
+
+
+def test_a_made_image_leaks_when_what_it_was_made_from_was_seen() -> None:
+    made_from = {"m/0": ["d/a"], "m/1": ["d/e"], "m/2": ["d/c"], "m/3": ["d/a"]}
+    leaks = find_leaks({"d/b": "trained", "m/3": "trained"}, ["m/0", "m/1", "m/2"], GROUPS, {}, made_from)
+    assert [(leak.scored, leak.source) for leak in leaks] == [("m/0", "d/a"), ("m/2", "d/c")]
+    assert "m/2 (made from d/c)" in str(leaks[1])

@@ -137,3 +137,21 @@ def test_the_same_frames_in_another_dataset_are_refused(temp_study: Any, tmp_pat
     assert "refused" in answer.err
     assert "copies/other-frame" in answer.err
     assert "near-duplicate" in answer.err
+
+
+def test_imported_samples_know_the_real_images_behind_them(temp_study: Any, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    assert temp_study.run("--profile", "short", "--set", "fidelity=null").code == 0
+    answer = temp_study.command(
+        "generator", "sample", "--from", "sample paint", "--out", str(made), "-n", "9", "--device", "cpu"
+    )
+    assert answer.code == 0, answer.err
+    answer = temp_study.command("data", "import", "folder", "--from", str(made), "--name", "made")
+    assert answer.code == 0, answer.err
+    assert "the leak guard knows the" in answer.err
+    alone = ("--profile", "short", "--set", "dataset.name=made", "--set", "train=[{real: 2}]", "--set", "generators={}")
+    alone += ("--set", "fidelity=null", "--set", "compare.against=null", "--set", "evaluate.on=[report, twelve]")
+    answer = temp_study.run(*alone)
+    assert answer.code == 1
+    assert "refused" in answer.err
+    assert "which was made from it" in answer.err

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.data.lineage import lineages_in, manifest_of
 from harness.engine.graph import Plan, Stage
 from harness.engine.kind import StageKind
 from harness.engine.stages.running import RunningStage
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from harness.data.pairs import PairSet
     from harness.data.splits import Role, Split
 
-_SOURCE, _SPLIT, _GROUPS = "dataset.json", "split.json", "groups.json"
+_SOURCE, _SPLIT, _GROUPS, _LINEAGE = "dataset.json", "split.json", "groups.json", "lineage.json"
 
 
 class RealPairs:
@@ -80,6 +81,15 @@ class RealPairs:
     def groups(self) -> dict[str, str]:
         """Group of every image of the dataset, by id."""
         return dict(json.loads((self._folder / _GROUPS).read_text()))
+
+    @cached_property
+    def made_from(self) -> dict[str, frozenset[str]]:
+        """What each image of a dataset of samples was made from, by id; empty for real ones."""
+        path = self._folder / _LINEAGE
+        if not path.is_file():
+            return {}
+        names = lineages_in(path.read_bytes())
+        return {f"{self.name}/{name}": lineage for name, lineage in names.items()}
 
     def frames_shared_with(self, other: RealPairs) -> dict[str, list[str]]:
         """Return, for ids of this dataset, the ids of another that show the same frame."""
@@ -161,6 +171,13 @@ class DatasetStage(StageKind[RealPairs]):
         (stage.folder / _SPLIT).write_text(split.to_json())
         groups = {f"{dataset.name}/{entry.id}": f"{dataset.name}/{entry.group}" for entry in dataset.entries}
         (stage.folder / _GROUPS).write_text(json.dumps(groups))
+        if dataset.lineages:
+            (stage.folder / _LINEAGE).write_text(json.dumps(manifest_of(dataset.name, dataset.made_from)))
+            behind = len(frozenset().union(*dataset.lineages))
+            stage.context.note(
+                f"A generator made the images of {dataset.name} from {behind} real ones: whatever learned from one "
+                "counts as having seen the real ones behind it."
+            )
         fit = pairs.select([f"{dataset.name}/{name}" for name in split.ids("fit")[:25]])
         if len(fit):
             stage.context.log_images("fit-images", 0, fit.images)
@@ -177,4 +194,5 @@ class DatasetStage(StageKind[RealPairs]):
     @classmethod
     def files(cls, result: Result) -> list[Path]:
         """Return the files that say what the dataset is; its pixels are decoded again when they are asked for."""
-        return [result.folder / name for name in (_SOURCE, _SPLIT, _GROUPS)]
+        known = [result.folder / name for name in (_SOURCE, _SPLIT, _GROUPS)]
+        return known + [path for path in [result.folder / _LINEAGE] if path.is_file()]

@@ -135,6 +135,7 @@ class EvaluateStage(StageKind[EvaluateResult]):
             scored.ids,
             {**stage.dataset.groups, **place.groups},
             place.frames_shared_with(stage.dataset),
+            {**stage.dataset.made_from, **place.made_from},
         )
         # Scores on the fit and select roles show how far training and selection are optimistic: allowed, and marked.
         if leaks and stage.parameters["protocol"] == "clean" and stage.parameters["role"] == "report":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from harness.data.lineage import interned
 from harness.engine.graph import Plan
 from harness.engine.keys import unless_default
 from harness.engine.stages.pool import (
@@ -98,7 +99,7 @@ class SampleStage(PoolStage):
         stage.context.log_images("masks", checkpoint.step, as_pictures(pool.masks[:25]))
         if masks is not None and stage.parameters.get("variations"):
             _keep_variations(stage, generator, checkpoint, real, masks)
-        _keep_manifest(stage, generator, checkpoint, real, pool, masks)
+        _keep_manifest(stage, generator, checkpoint, real, whole, masks)
         empty = int((pool.masks.reshape(len(pool), -1).max(axis=1) == 0).sum())
         return {"count": len(pool), "checkpoint": checkpoint.step, "empty-masks": empty}
 
@@ -128,14 +129,25 @@ def _keep_manifest(
     pool: PairSet,
     masks: PairSet | None,
 ) -> None:
-    """Write how to make each pair again: its seed, the mask it was made for and the checkpoint."""
+    """Write how to make each pair again: its seed, the mask it was made for and the checkpoint; and its lineage."""
     seeds = pool_seeds(generator, checkpoint, real, stage.seed, len(pool))
     positions = mask_positions(stage, len(pool))
+    distinct, lineage = interned(pool.lineage)
     rows = [
-        {"id": name, "seed": int(seeds[i]), "mask": None if masks is None else masks.ids[positions[i]]}
+        {
+            "id": name,
+            "seed": int(seeds[i]),
+            "mask": None if masks is None else masks.ids[positions[i]],
+            "lineage": lineage[i],
+        }
         for i, name in enumerate(pool.ids)
     ]
-    manifest = {"fit": stage.results("fit")[0].key, "checkpoint": checkpoint.step, "pairs": rows}
+    manifest = {
+        "fit": stage.results("fit")[0].key,
+        "checkpoint": checkpoint.step,
+        "lineages": distinct,
+        "pairs": rows,
+    }
     if masks is not None:
         manifest["images-per-mask"] = stage.parameters.get("images-per-mask", 1)
     write_manifest(stage.folder, manifest)
