@@ -196,9 +196,9 @@ class Store:
         assert found is not None
         return found
 
-    def results(self) -> Iterator[Result]:
-        """Yield every committed result."""
-        for path in sorted((self.root / "results").glob(f"*/*/{_RECORD}")):
+    def results(self, kind: str = "*") -> Iterator[Result]:
+        """Yield every committed result, or those of one kind."""
+        for path in sorted((self.root / "results").glob(f"{kind}/*/{_RECORD}")):
             if result := result_in(path.parent):
                 yield result
 
@@ -221,6 +221,10 @@ class Store:
         for path in sorted((self.root / "planned").glob("*.json"), key=lambda path: path.stat().st_mtime):
             found.update(json.loads(path.read_text()))
         return found
+
+    def run_plans(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Return the stages of the last run of every study, by the study's name and by key."""
+        return {path.stem: json.loads(path.read_text()) for path in sorted((self.root / "plans").glob("*.json"))}
 
     def garbage(self) -> list[Path]:
         """Return the folders of results that no study's last run needs, and of work that nobody continues."""
