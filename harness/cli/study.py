@@ -86,6 +86,7 @@ def planned_study(
     """
     from harness.cli.replicates import plans_of_looks, standing
     from harness.cli.running import note_plan
+    from harness.engine.accepting import accept_older
     from harness.engine.load import load_study
     from harness.store.results import Store
 
@@ -95,7 +96,7 @@ def planned_study(
         if accept_code:
             for stage in plan.stages.values():
                 if store.find(stage.kind, stage.key) is None:
-                    store.accept(stage.key, stage.key_without_code, stage.kind)
+                    accept_older(plan, store, stage)
         if loaded.study.decide is None or standing(plan, store):
             break
     note_plan(plan, store, plan.loaded.folder_name, keep=keep)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.engine.comparisons import comparisons
+from harness.engine.earlier_looks import notes_on_report_role
 from harness.engine.graph import Plan
 from harness.engine.rows import Rows, image_table
 from harness.engine.shown import Shown
@@ -46,7 +47,7 @@ def collect(plan: Plan, store: Store, command: str = "") -> StudyResults:
         done=sum(stored.result(cell.evaluate) is not None for cell in cells.values()),
         total=len(cells),
         failures=stored.failures(),
-        notes=list(dict.fromkeys([*plan.notes, *stored.notes()])),
+        notes=list(dict.fromkeys([*plan.notes, *stored.notes(), *notes_on_report_role(plan, store)])),
         facts={**_facts(stored), "command": command},
         published=list(study.report.published),
         tables=list(study.report.tables),

@@ -60,6 +60,19 @@ class StageKind(ABC, Generic[R]):
         return ()
 
     @classmethod
+    def claims(cls, result: Result) -> Iterable[frozenset[str] | None]:
+        """Return what plugins state of the real pairs behind a result, item by item; nothing unless a kind says better.
+
+        None stands for all that a plugin was given.
+        """
+        return ()
+
+    @classmethod
+    def claims_less(cls, result: Result) -> bool:
+        """Whether plugins state to have used fewer real pairs than they were given (``--accept-code`` asks)."""
+        return False
+
+    @classmethod
     def numbers(cls, result: Result) -> Iterator[tuple[str, float]]:
         """Yield what a result measured, by name, for MLflow; all numbers among its values unless a kind says better."""
         yield from _numbers(result.values, "")

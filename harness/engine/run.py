@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness.engine.accepting import accept_older
 from harness.engine.executors.executor import Executor
 from harness.engine.graph import Plan, Stage
 from harness.engine.stages import kinds
@@ -115,11 +116,15 @@ def _memory_kills() -> int:
 class _Run:
     """One run of a plan; see :func:`run_plan`."""
 
-    def __init__(self, plan: Plan, store: Store, executor: Executor, listeners: Sequence[Listener]) -> None:
+    def __init__(
+        self, plan: Plan, store: Store, executor: Executor, listeners: Sequence[Listener], accept_code: bool
+    ) -> None:
         self.plan = plan
         self.store = store
         self.executor = executor
         self.listeners = listeners
+        self.accept_code = accept_code
+        self._judged: set[str] = set()
         self.summary = Summary()
         self.waiting: list[str] = []
         self.done: set[str] = set()
@@ -128,14 +133,18 @@ class _Run:
         self._alive_at = 0.0
         self._memory_kills = _memory_kills()
 
-    def prepare(self, keys: list[str], accept_code: bool) -> None:
+    def prepare(self, keys: list[str]) -> None:
         """Sort the stages into those that are stored and those that are left."""
         for key in keys:
             stage = self.plan.stages[key]
-            if accept_code and self.store.find(stage.kind, key) is None:
-                self.store.accept(key, stage.key_without_code, stage.kind)
+            self._accept(stage)
             if not self._settled(stage, stored_before=True):
                 self.waiting.append(key)
+
+    def _accept(self, stage: Stage) -> None:
+        """Let an older result stand for a stage; tried before anything runs, and when all that it reads is there."""
+        if self.accept_code and self.store.find(stage.kind, stage.key) is None:
+            accept_older(self.plan, self.store, stage)
 
     def _settled(self, stage: Stage, stored_before: bool) -> bool:
         result = self.store.find(stage.kind, stage.key)
@@ -163,8 +172,17 @@ class _Run:
                 reason = f"needs {self.plan.stages[broken].label!r}, which has no result"
                 self._fail(stage, {"status": "skipped", "reason": reason, "label": stage.label, "kind": stage.kind})
                 continue
+            if not all(k in self.done for k in inputs):
+                continue
+            # What was made again may show that what was computed from it stands.
+            if self.accept_code and key not in self._judged:
+                self._judged.add(key)
+                self._accept(stage)
+                if self._settled(stage, stored_before=True):
+                    self.waiting.remove(key)
+                    continue
             large = kinds()[stage.kind].thing.large
-            if not all(k in self.done for k in inputs) or self.executor.free(large, stage.devices) <= 0:
+            if self.executor.free(large, stage.devices) <= 0:
                 continue
             if not self.store.claim(key):
                 self._look_elsewhere(stage)
@@ -251,8 +269,8 @@ def run_plan(
     Returns:
         What is done, what was stored before, and what has no result.
     """
-    run = _Run(plan, store, executor, listeners)
-    run.prepare(plan.needed(targets(plan, only)), accept_code)
+    run = _Run(plan, store, executor, listeners, accept_code)
+    run.prepare(plan.needed(targets(plan, only)))
     try:
         while run.waiting or run.running:
             run.start_ready()

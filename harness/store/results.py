@@ -155,14 +155,21 @@ class Store:
 
     def accept(self, key: str, key_without_code: str, kind: str) -> str | None:
         """Let a stored result whose only difference is code stand for ``key``; return its key, or None."""
+        older = self.older(key, key_without_code, kind)
+        if older is None:
+            return None
+        _write_text(self.root / "accepted" / key, older.key)
+        return older.key
+
+    def older(self, key: str, key_without_code: str, kind: str) -> Result | None:
+        """Return the stored result that differs from ``key`` in nothing but code, or None."""
         try:
-            older = (self.root / "identities" / key_without_code).read_text().strip()
+            found = (self.root / "identities" / key_without_code).read_text().strip()
         except FileNotFoundError:
             return None
-        if older == key or not (self.result_folder(kind, older) / _RECORD).is_file():
-            return None
-        _write_text(self.root / "accepted" / key, older)
-        return older
+        folder = self.result_folder(kind, found)
+        record = None if found == key else _read_record(folder)
+        return None if record is None else Result(found, folder, record)
 
     def commit(self, kind: str, key: str, record: dict[str, Any]) -> Result:
         """Make the work folder of ``key`` its result, by one rename; a result that was there first stands."""
@@ -189,9 +196,9 @@ class Store:
         assert found is not None
         return found
 
-    def results(self) -> Iterator[Result]:
-        """Yield every committed result."""
-        for path in sorted((self.root / "results").glob(f"*/*/{_RECORD}")):
+    def results(self, kind: str = "*") -> Iterator[Result]:
+        """Yield every committed result, or those of one kind."""
+        for path in sorted((self.root / "results").glob(f"{kind}/*/{_RECORD}")):
             if result := result_in(path.parent):
                 yield result
 
@@ -214,6 +221,10 @@ class Store:
         for path in sorted((self.root / "planned").glob("*.json"), key=lambda path: path.stat().st_mtime):
             found.update(json.loads(path.read_text()))
         return found
+
+    def run_plans(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Return the stages of the last run of every study, by the study's name and by key."""
+        return {path.stem: json.loads(path.read_text()) for path in sorted((self.root / "plans").glob("*.json"))}
 
     def garbage(self) -> list[Path]:
         """Return the folders of results that no study's last run needs, and of work that nobody continues."""

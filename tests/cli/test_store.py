@@ -111,3 +111,56 @@ def test_features_that_nothing_reads_go_and_those_in_use_stay(temp_study: Any) -
     assert not cached_path("network", "old").exists()
     assert cached_path("network", "used").exists()
     assert temp_study.command("store", "gc", "--unused-days", "0", "--json").json["features"]
+
+
+NAMES_ONE = (
+    "return Sample(masks=np.stack(made), images=np.stack(images), sources=((context.pairs.ids[0],),) * len(made))"
+)
+NAMES_TWO = NAMES_ONE.replace("(context.pairs.ids[0],)", "tuple(context.pairs.ids[:2])")
+KEEPS_ALL = "return Sample(masks=np.stack(made), images=np.stack(images))"
+
+
+def paint(study: Any, *options: str) -> Any:
+    """Run a segmenter on samples of a generator alone: no selection and no refiner has seen all real pairs."""
+    alone = f'generators={{paint: {{pairs: {{plugin: "{study.plugins}:Painter"}}}}}}'
+    return study.run("--only", "tiny * real=4,paint=8 * seed=0", "--json", "--set", alone, *options)
+
+
+def ran_anew(study: Any) -> list[str]:
+    """Run with ``--accept-code`` and return the kinds of stages that ran."""
+    results = study.project / ".harness" / "store" / "results"
+    before = set(results.glob("*/*"))
+    assert paint(study, "--accept-code").code == 0
+    return sorted(path.parent.name for path in set(results.glob("*/*")) - before)
+
+
+def test_accepted_pools_are_those_that_owe_something_to_all_they_were_given(temp_study: Any) -> None:
+    assert paint(temp_study).code == 0
+    edit(temp_study, "draw.normal(0, 5, image.shape)", "draw.normal(0, 6, image.shape)")
+    assert ran_anew(temp_study) == []
+
+
+def test_a_narrow_lineage_is_stated_anew_and_what_learned_from_it_stands_where_it_is_the_same(temp_study: Any) -> None:
+    edit(temp_study, KEEPS_ALL, NAMES_TWO)
+    assert paint(temp_study).code == 0
+    edit(temp_study, "draw.normal(0, 5, image.shape)", "draw.normal(0, 6, image.shape)")
+    again = ran_anew(temp_study)
+    assert "sample" in again
+    assert "train" not in again
+    edit(temp_study, NAMES_TWO, NAMES_ONE)
+    assert "train" not in ran_anew(temp_study)
+
+
+@pytest.mark.parametrize("corrected", [NAMES_TWO, KEEPS_ALL])
+def test_a_lineage_that_was_corrected_is_never_kept(temp_study: Any, corrected: str) -> None:
+    edit(temp_study, KEEPS_ALL, NAMES_ONE)
+    assert paint(temp_study).code == 0
+    edit(temp_study, NAMES_ONE, corrected)
+    assert {"sample", "train", "evaluate"} <= set(ran_anew(temp_study))
+
+
+def test_a_checkpoint_that_claims_to_have_seen_less_is_fitted_again(temp_study: Any) -> None:
+    edit(temp_study, "yield Checkpoint(step, folder)", "yield Checkpoint(step, folder, frozenset(pairs.ids[:1]))")
+    assert paint(temp_study).code == 0
+    edit(temp_study, "frozenset(pairs.ids[:1])", "frozenset(pairs.ids[:2])")
+    assert {"fit", "sample", "train"} <= set(ran_anew(temp_study))

@@ -66,6 +66,16 @@ class FitStage(StageKind[FitResult]):
         return FitResult(result.key, label, checkpoints, result.values["real"], given["real"], given["order-seed"])
 
     @classmethod
+    def claims(cls, result: Result) -> list[frozenset[str] | None]:
+        """Return what each checkpoint says that it has seen."""
+        return [checkpoint.seen for checkpoint in recorded_checkpoints(result.folder)]
+
+    @classmethod
+    def claims_less(cls, result: Result) -> bool:
+        """Whether a checkpoint says that it has seen less than the fit was given."""
+        return any(seen is not None and len(seen) < result.values["real"] for seen in cls.claims(result))
+
+    @classmethod
     def files(cls, result: Result) -> list[Path]:
         """Return the folders of the checkpoints."""
         return [checkpoint.folder for checkpoint in recorded_checkpoints(result.folder)]

@@ -71,11 +71,25 @@ class PoolStage(StageKind[PoolResult]):
     """What makes a pool, of which others read the first pairs only."""
 
     makes_pool: ClassVar[bool] = True
+    #: What the provenance calls the real pairs that the plugin was given.
+    given_as: ClassVar[str] = "fitted"
 
     @classmethod
     def read(cls, result: Result) -> PoolResult:
         """Open the pool."""
         return PoolResult(result.folder)
+
+    @classmethod
+    def claims(cls, result: Result) -> tuple[frozenset[str], ...]:
+        """Return the lineage of each pair."""
+        return cls.read(result).pairs.lineage
+
+    @classmethod
+    def claims_less(cls, result: Result) -> bool:
+        """Whether a pair names fewer real ones as its sources than the plugin that made it was given."""
+        pool = cls.read(result)
+        given = frozenset(pool.provenance[cls.given_as])
+        return any(not given <= lineage for lineage in set(pool.pairs.lineage))
 
     @classmethod
     def files(cls, result: Result) -> tuple[Path, ...]:

@@ -13,6 +13,7 @@ from harness.engine.graph import Plan
 from harness.engine.stages.pool import PoolResult, PoolStage, check_sample, item_seeds, write_pool
 from harness.engine.stages.running import RunningStage
 from harness.plugins.registry import load_plugin
+from harness.store.results import Result
 from harness.study.schema import PluginUse
 
 #: Pairs refined between two reports of progress, after which work can be saved; as many as fill a GPU.
@@ -27,6 +28,7 @@ class RefineStage(PoolStage):
     large: ClassVar[bool] = True
     resumable: ClassVar[bool] = True
     real_pairs: ClassVar[str] = "real"
+    given_as: ClassVar[str] = "refined"
 
     @classmethod
     def add(
@@ -59,6 +61,12 @@ class RefineStage(PoolStage):
         parameters = {"real": n_fit, "order-seed": order}
         inputs = {"dataset": (plan.datasets[fold],), "pool": (pool,)}
         return plan.add(cls, f"refine {label}", parameters, inputs, plugin=plugin, use=use, seed=seed, amount=count)
+
+    @classmethod
+    def claims_less(cls, result: Result) -> bool:
+        """Whether the refiner names fewer real pairs than it was shown; so it is taken where that was not noted."""
+        used = len(cls.read(result).provenance[cls.given_as])
+        return used < result.values.get("shown", used + 1) or super().claims_less(result)
 
     @classmethod
     def run(cls, stage: RunningStage) -> dict[str, Any]:
@@ -95,7 +103,7 @@ class RefineStage(PoolStage):
         stage.context.log_images("refined", 0, refined.images[:25])
         for note in refiner.notes():
             stage.context.note(note)
-        return {"count": len(refined)}
+        return {"count": len(refined), "shown": len(real)}
 
 
 def _state(

@@ -170,6 +170,11 @@ class TrainStage(StageKind[TrainResult]):
         return TrainResult(result.folder, weights, values["steps"], *best, pairs, rise)
 
     @classmethod
+    def claims(cls, result: Result) -> tuple[frozenset[str]]:
+        """Return all that was seen, so that its scores, and what the leak guard said of them, stand or fall with it."""
+        return (frozenset(cls.read(result).seen),)
+
+    @classmethod
     def files(cls, result: Result) -> list[Path]:
         """Return the files of the weights and of what was seen."""
         return [result.folder / result.values["weights"], result.folder / _SEEN]
