@@ -11,10 +11,10 @@ from harness.metrics.segmentation.scores import size_of
 from harness.metrics.spec import SegmentationMetric, segmentation_metric, segmentation_metrics
 from harness.results.schema import Comparison, StudyResults
 from harness.stats.learned import Mark, judged_by, marks
+from harness.stats.score import Score
 from harness.stats.study import (
     ArmRows,
     Measured,
-    Score,
     Sweep,
     Worth,
     arm_rows,

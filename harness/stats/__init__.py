@@ -6,7 +6,8 @@
 
 from harness.stats.design import Block, blocks
 from harness.stats.estimator import Components, Estimate
-from harness.stats.study import Measured, Score, effects, measure, scores
+from harness.stats.score import Score
+from harness.stats.study import Measured, effects, measure, scores
 from harness.stats.verdicts import ArmKey, Effect, Verdict, verdict
 
 __all__ = [

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.results.schema import StudyResults
-    from harness.stats.study import Score
+    from harness.stats.score import Score
     from harness.stats.verdicts import ArmKey
 
 #: How much a selection score may still rise at the last validation, where the study declares no margin.

@@ -20,7 +20,8 @@ from harness.report.wording import (
     shows_any,
 )
 from harness.results.catalogue import TableSpec
-from harness.stats.study import NO_VALUE, Score, evaluated
+from harness.stats.score import NO_VALUE, Score
+from harness.stats.study import evaluated
 from harness.stats.verdicts import ArmKey, Effect
 
 if TYPE_CHECKING:

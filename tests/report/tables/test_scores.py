@@ -17,7 +17,8 @@ from harness.metrics.spec import segmentation_metrics
 from harness.report.findings import Findings
 from harness.report.tables.scores import clinical_tables, score_tables, size_tables
 from harness.results.schema import COLUMNS, score_columns
-from harness.stats.study import NO_VALUE, scores
+from harness.stats.score import NO_VALUE
+from harness.stats.study import scores
 
 RECIPES = ("real=100", "real=100,dcgan=300")
 SHIFTS = {"real=100": 4, "real=100,dcgan=300": 1}
