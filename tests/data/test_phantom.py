@@ -94,3 +94,29 @@ def test_fingerprint_tells_seeds_and_counts_apart():
 def test_wrong_options_are_named(options, message):
     with pytest.raises(DataError, match=message):
         open_dataset("phantom", **options)
+
+
+def test_contrast_colours_polyps_and_changes_nothing_else():
+    for index in (0, 3, 9):
+        (plain, mask), (strong, same) = phantom.render(0, index, 48), phantom.render(0, index, 48, contrast=6)
+        assert np.array_equal(mask, same)
+        changed = np.abs(plain.astype(int) - strong).sum(axis=2)
+        if mask.any():
+            assert changed[mask == 1].mean() > 20 * max(changed[mask == 0].mean(), 0.5)
+        else:
+            assert not changed.any()
+
+
+def test_a_phantom_of_another_contrast_is_another_dataset():
+    plain, strong = open_dataset("phantom", count=4), open_dataset("phantom", count=4, contrast=6)
+    assert open_dataset("phantom", count=4, contrast=1).fingerprint == plain.fingerprint
+    assert strong.fingerprint != plain.fingerprint
+    assert np.array_equal(strong.decode(32).images[2], phantom.render(0, 2, 32, contrast=6)[0])
+    assert np.array_equal(plain.decode(32).images[2], phantom.render(0, 2, 32)[0])
+    assert open_dataset("phantom", count=4, contrast=6).entries == strong.entries
+
+
+@pytest.mark.parametrize("contrast", [0, -1, 11, "strong", True])
+def test_a_contrast_that_cannot_be_is_refused(contrast):
+    with pytest.raises(DataError, match="option contrast of dataset 'phantom' must be a number above 0"):
+        open_dataset("phantom", contrast=contrast)

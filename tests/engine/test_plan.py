@@ -34,12 +34,15 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
         ("seeds=3", set()),
         ("compare.metric=f1-micro", set()),
         ("fidelity.metrics=[sim]", {"measure"}),
-        ("evaluate.zero_division=0", {"evaluate"}),
+        ("evaluate.zero_division=0", {"evaluate", "score"}),
         ("budget.steps=5", {"train", "evaluate"}),
         ("segmenters.0.rate=0.25", {"train", "evaluate"}),
         ("generators.paint.pairs.shift=1", {"fit", "select", "sample", "refine", "measure", "train", "evaluate"}),
-        ("dataset.seed=5", {"dataset", "fit", "select", "sample", "refine", "measure", "train", "evaluate"}),
-        ("dataset.geometry=crop", {"dataset", "fit", "select", "sample", "refine", "measure", "train", "evaluate"}),
+        ("dataset.seed=5", {"dataset", "fit", "select", "sample", "refine", "measure", "train", "evaluate", "score"}),
+        (
+            "dataset.geometry=crop",
+            {"dataset", "fit", "select", "sample", "refine", "measure", "train", "evaluate", "score"},
+        ),
     ],
 )
 def test_a_setting_changes_the_stages_that_depend_on_it_and_no_others(

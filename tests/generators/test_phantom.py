@@ -127,3 +127,10 @@ def test_frames_that_are_not_square_are_refused(draw):
     wide = type(pairs).real(pairs.images[:, :20], pairs.masks[:, :20], pairs.ids)
     with pytest.raises(HarnessError, match="32x20 pixels"):
         draw([1], pairs=wide)
+
+
+def test_contrast_is_that_of_the_dataset(tmp_path):
+    pairs = drawn_pairs(4, 32)
+    (checkpoint,) = run_fit(Phantom.create(), pairs, WorkFolder(tmp_path / "fit", CPU, 0))
+    made = Phantom.create(contrast=6.0).sample(checkpoint, np.array([5]), SampleContext(CPU, pairs))
+    np.testing.assert_array_equal(made.images[0], phantom.render(2**64 + 5, 0, 32, contrast=6)[0])
