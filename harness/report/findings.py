@@ -10,7 +10,7 @@ import pandas as pd
 from harness.metrics.segmentation.scores import size_of
 from harness.metrics.spec import SegmentationMetric, segmentation_metric, segmentation_metrics
 from harness.results.schema import Comparison, StudyResults
-from harness.stats.learned import Mark, judged_by, marks
+from harness.stats.learned import judged_by, marks
 from harness.stats.score import Score
 from harness.stats.study import (
     ArmRows,
@@ -27,7 +27,7 @@ from harness.stats.study import (
     unequal_runs,
     worths,
 )
-from harness.stats.verdicts import ArmKey, Effect
+from harness.stats.verdicts import ArmKey, Effect, Mark
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from harness.report.format import REDUCTIONS, interval, metric_name, number, p_v
 if TYPE_CHECKING:
     from harness.results.schema import Comparison, StudyResults
     from harness.stats import ArmKey, Effect
-    from harness.stats.learned import Mark
     from harness.stats.study import Sweep, Worth
+    from harness.stats.verdicts import Mark
 
 
 @dataclass(frozen=True)

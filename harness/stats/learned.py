@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from harness.metrics.spec import segmentation_metric
+from harness.stats.verdicts import ArmKey, Mark
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from harness.results.schema import StudyResults
     from harness.stats.score import Score
-    from harness.stats.verdicts import ArmKey
 
 #: How much a selection score may still rise at the last validation, where the study declares no margin.
 RISE = 0.01
 
 #: What tells whether an arm learned where the primary metric cannot.
 _OTHERWISE = "iou", "micro-imagewise"
-
-
-@dataclass(frozen=True)
-class Mark:
-    """What is wrong with how the segmenters of an arm were trained.
-
-    Attributes:
-        kind: ``did not learn`` or ``undertrained``.
-        why: as a clause, with the numbers that show it.
-    """
-
-    kind: Literal["did not learn", "undertrained"]
-    why: str
 
 
 def trivial_scores(results: StudyResults, dataset: str, role: str, metric: str, reduction: str) -> dict[str, float]:
@@ -128,12 +114,3 @@ def _still_rising(training: pd.DataFrame, margin: float) -> Mark | None:
     if not rise > margin:
         return None
     return Mark("undertrained", f"the selection score still rose by {rise:.3f} at the last validation")
-
-
-def in_words(own: Mark | None, own_name: str, other: Mark | None, other_name: str) -> str:
-    """Return what marks two arms that can be compared, as a clause; empty when nothing does."""
-    named = [(mark, name) for mark, name in ((own, own_name), (other, other_name)) if mark is not None]
-    clauses = []
-    for kind in dict.fromkeys(mark.kind for mark, _ in named):
-        clauses.append(f"{kind} ({'; '.join(f'{name}: {mark.why}' for mark, name in named if mark.kind == kind)})")
-    return ", ".join(clauses)

@@ -14,10 +14,9 @@ from harness.metrics.spec import SegmentationMetric, segmentation_metric, segmen
 from harness.results.schema import LEVEL, score_columns
 from harness.stats.design import Array, blocks
 from harness.stats.estimator import NAN, Components
-from harness.stats.learned import Mark, in_words
 from harness.stats.score import NO_VALUE, Score
 from harness.stats.sweep import Curve, Equivalent, Trend, adjust, curve, equivalent, trend
-from harness.stats.verdicts import ArmKey, Effect, Pair, judge, unequal_notes
+from harness.stats.verdicts import ArmKey, Effect, Mark, Pair, in_words, judge, unequal_notes
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -53,6 +53,19 @@ class ArmKey(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Mark:
+    """What is wrong with how the segmenters of an arm were trained.
+
+    Attributes:
+        kind: ``did not learn`` or ``undertrained``.
+        why: as a clause, with the numbers that show it.
+    """
+
+    kind: Literal["did not learn", "undertrained"]
+    why: str
+
+
+@dataclass(frozen=True)
 class Effect:
     """The paired difference of one arm from another, and the verdict on it.
 
@@ -113,6 +126,15 @@ class Pair(NamedTuple):
     difference: float = NAN
     obstacle: str = ""
     mark: str = ""
+
+
+def in_words(own: Mark | None, own_name: str, other: Mark | None, other_name: str) -> str:
+    """Return what marks two arms that can be compared, as a clause; empty when nothing does."""
+    named = [(mark, name) for mark, name in ((own, own_name), (other, other_name)) if mark is not None]
+    clauses = []
+    for kind in dict.fromkeys(mark.kind for mark, _ in named):
+        clauses.append(f"{kind} ({'; '.join(f'{name}: {mark.why}' for mark, name in named if mark.kind == kind)})")
+    return ", ".join(clauses)
 
 
 def judge(

@@ -89,7 +89,8 @@ def test_du_counts_results_by_kind(finished_study: Any) -> None:
     told = finished_study.command("store", "du", "--json").json
     # One generator, refined, and one control, each with a pool a replicate; 5 training sets and 2 replicates
     assert {kind: row["results"] for kind, row in told.items() if kind != "features"} == {
-        "dataset": 1, "fit": 2, "select": 1, "sample": 4, "refine": 2, "train": 10, "evaluate": 10, "fidelity": 2,
+        "dataset": 1, "fit": 2, "select": 1, "sample": 4, "refine": 2, "train": 10, "evaluate": 10, "trivial": 1,
+        "fidelity": 2,
     }  # fmt: skip
 
 

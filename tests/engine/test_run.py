@@ -103,7 +103,7 @@ def test_plan_and_status_run_nothing(temp_study: Any) -> None:
     assert plan.code == 0
     assert {stage["state"] for stage in plan.json["stages"]} == {"left"}
     kinds = {stage["kind"] for stage in plan.json["stages"]}
-    assert kinds == {"dataset", "fit", "select", "sample", "refine", "train", "evaluate", "fidelity"}
+    assert kinds == {"dataset", "fit", "select", "sample", "refine", "train", "evaluate", "trivial", "fidelity"}
     assert not (temp_study.project / ".harness" / "store" / "results").exists()
     assert temp_study.run("--only", "tiny * real=4 * seed=0").code == 0
     status = temp_study.command("study", "status", "twelve", "--json").json

@@ -10,7 +10,8 @@ import pytest
 from harness.report.findings import Findings
 from harness.report.wording import answer, describe
 from harness.results.schema import COLUMNS, Comparison
-from harness.stats.learned import Mark, in_words, judged_by, marks, trivial_scores
+from harness.stats.learned import judged_by, marks, trivial_scores
+from harness.stats.verdicts import Mark, in_words
 
 REAL, MIXED = "real=100", "real=100,dcgan=300"
 HELPS = {REAL: 0.0, MIXED: 0.10}

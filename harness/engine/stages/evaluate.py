@@ -42,7 +42,7 @@ class EvaluateResult:
         size_limits: areas that part the polyps of the fit role into thirds, as shares of the frame.
         shape: of the predictions, (N, H, W).
         leak: what was seen that should not have been, or empty.
-        constant: whether one and the same mask was predicted for all of several images.
+        constant: whether one and the same mask was predicted for all of several images; None where that is not known.
     """
 
     folder: Path
@@ -52,7 +52,7 @@ class EvaluateResult:
     size_limits: tuple[float, ...]
     shape: tuple[int, ...]
     leak: str
-    constant: bool
+    constant: bool | None
 
     @cached_property
     def per_image(self) -> dict[str, Any]:
@@ -177,7 +177,7 @@ class EvaluateStage(StageKind[EvaluateResult]):
             tuple(values["size-limits"]),
             tuple(values["shape"]),
             values["leak"],
-            values["constant"],
+            values.get("constant"),
         )
 
     @classmethod
