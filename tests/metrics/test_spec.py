@@ -240,7 +240,7 @@ def test_the_code_of_an_extension_is_part_of_the_keys_of_what_it_computes(extend
     file = extended.project / "extensions" / "more_metrics.py"
     file.write_text(file.read_text().replace("** power", "** power * 1.0"))
     after = keys()
-    assert {kind for kind in before if before[kind] != after[kind]} == {"fidelity", "evaluate"}
+    assert {kind for kind in before if before[kind] != after[kind]} == {"fidelity", "evaluate", "trivial"}
     assert not before["fidelity"] & after["fidelity"]
     file.write_text(file.read_text() + "\n# a comment computes nothing\n")
     assert keys() == after
