@@ -353,6 +353,7 @@ def _does_it_help(effects: list[Effect]) -> list[str]:
         word = "No, it hurts in some arms" if len(seen) > 1 else "No, it hurts"
     elif seen <= {"no relevant difference", "not comparable"}:
         word = "No: it makes no difference that matters"
+        word += " where it can be compared" if "not comparable" in seen else ""
     elif "no relevant difference" in seen:
         word = "No evidence that it does; in some arms it makes no difference that matters"
     else:

@@ -122,7 +122,7 @@ def measure(results: StudyResults, metric: str, reduction: str) -> Measured:
     empty = spec.empty(zero_division(results))
     above, below = _parts(table, spec, reduction, empty)
     table = table.assign(arm=table["recipe"], replicate=table["seed"], numerator=above, denominator=below)
-    leaked = {(str(s), str(r)) for s, r, leak in _leaks(results) if leak}
+    leaked = _leaked(results)
     components: dict[ArmKey, Components] = {}
     problems: dict[ArmKey, str] = {}
     for place, rows in table.groupby(["dataset", "role", "segmenter"], sort=False, dropna=False):
@@ -130,7 +130,7 @@ def measure(results: StudyResults, metric: str, reduction: str) -> Measured:
         found, wrong = blocks(rows, empty)
         problems |= {ArmKey(dataset, role, segmenter, arm): reason for arm, reason in wrong.items()}
         for block in found:
-            seen = {arm for arm in block.arms if (segmenter, arm) in leaked}
+            seen = {arm for arm in block.arms if ArmKey(dataset, role, segmenter, arm) in leaked}
             for arms in (set(block.arms) - seen, seen):
                 if arms:
                     known = Components(block.keep(tuple(arms)))
@@ -138,11 +138,11 @@ def measure(results: StudyResults, metric: str, reduction: str) -> Measured:
     return Measured(components, problems)
 
 
-def _leaks(results: StudyResults) -> list[tuple[str, str, str]]:
-    """Return segmenter, recipe and leak of each row that has one."""
+def _leaked(results: StudyResults) -> set[ArmKey]:
+    """Return the arms of which a score is marked as leaked."""
     rows = results.rows[(results.rows["kind"] == "segmentation") & results.rows["leak"].notna()]
-    rows = rows[rows["leak"] != ""][["segmenter", "recipe", "leak"]].drop_duplicates()
-    return [(str(s), str(r), str(leak)) for s, r, leak in rows.itertuples(index=False)]
+    rows = rows[rows["leak"] != ""][list(ArmKey._fields)].drop_duplicates()
+    return {ArmKey(*(str(part) for part in row)) for row in rows.itertuples(index=False)}
 
 
 def _score(key: ArmKey, rows: ArmRows, known: Components | None, problem: str, metric: str, reduction: str) -> Score:
@@ -398,7 +398,7 @@ def sweeps(
                 fitted = curve(components, counts, comparison.margin)
                 ordered = tuple(sorted(counts, key=lambda arm: counts[arm]))
                 found.append(Sweep(place, generator, alone[against], ordered, trend(components, counts), fitted))
-    trends = adjust([sweep.trend for sweep in found])
+    trends = adjust([sweep.trend for sweep in found], comparison.level)
     return [replace(sweep, trend=one) for sweep, one in zip(found, trends, strict=True)]
 
 

@@ -15,7 +15,7 @@ The best of many points is a number that luck chose. Three questions are asked o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,6 +39,7 @@ class Trend:
         estimate: of the contrast; positive where scores rise with counts.
         p: two-sided.
         p_adjusted: for all sweeps that are tested together.
+        level: error rate of all of them.
     """
 
     arms: tuple[str, ...]
@@ -46,11 +47,12 @@ class Trend:
     estimate: Estimate
     p: float
     p_adjusted: float = NAN
+    level: float = LEVEL
 
     @property
     def found(self) -> bool:
         """Whether there is a trend, by the adjusted p value."""
-        return self.p_adjusted <= LEVEL
+        return self.p_adjusted <= self.level
 
 
 @dataclass(frozen=True)
@@ -112,10 +114,10 @@ def trend(components: Components, counts: Mapping[str, int]) -> Trend:
     return Trend(tuple(arms), numbers, estimate, estimate.p())
 
 
-def adjust(trends: Sequence[Trend]) -> list[Trend]:
-    """Return trends with p values adjusted for all of them."""
+def adjust(trends: Sequence[Trend], level: float = LEVEL) -> list[Trend]:
+    """Return trends with p values adjusted for all of them, to be found at an error rate of all together."""
     tested = sum(one.p == one.p for one in trends)
-    return [Trend(t.arms, t.counts, t.estimate, t.p, adjusted(t.p, tested)) for t in trends]
+    return [replace(one, p_adjusted=adjusted(one.p, tested), level=level) for one in trends]
 
 
 def curve(components: Components, counts: Mapping[str, int], margin: float = NAN, seed: int = 0) -> Curve:

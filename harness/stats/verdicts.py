@@ -23,10 +23,10 @@ Verdict = Literal["helps", "hurts", "no relevant difference", "no evidence eithe
 
 #: How each verdict comes about; printed in every report.
 RULES: dict[Verdict, str] = {
-    "helps": f"the simultaneous {100 - 100 * LEVEL:.0f} % interval of the difference lies on the better side of zero",
-    "hurts": f"the simultaneous {100 - 100 * LEVEL:.0f} % interval of the difference lies on the worse side of zero",
+    "helps": "the simultaneous interval of the difference, as it is shown, lies on the better side of zero",
+    "hurts": "the simultaneous interval of the difference, as it is shown, lies on the worse side of zero",
     "no relevant difference": (
-        f"the difference is shown to be smaller than the declared margin, by two one-sided tests at {LEVEL} shared by "
+        "the difference is shown to be smaller than the declared margin, by two one-sided tests at the error rate of "
         "the family; it may still differ from zero, by less than matters"
     ),
     "no evidence either way": (
@@ -169,6 +169,8 @@ def judge(
         if own is not None and own is other:
             estimate = own.difference(pair.key.recipe, pair.baseline)
             obstacle = obstacle or _obstacle(estimate, own)
+            if not obstacle and abs(estimate.value - pair.difference) > _TOLERANCE:
+                obstacle = f"the per-image scores give another difference ({estimate.value:+.4f})"
         elif not obstacle:
             obstacle = "not scored by the same runs on the same images"
             if other is None or own is None:
@@ -219,6 +221,8 @@ def _in_words(estimate: Estimate, family: int, better: float, margin: float, lev
     return "helps" if (estimate.value > 0) == (better > 0) else "hurts"
 
 
+#: How far the stated means may lie from those of the images: the rounding of what is stored.
+_TOLERANCE = 1e-4
 _NEEDED = ("segmenter", "arm", "replicate", "image", "value")
 #: Beyond it squares of scores are no numbers.
 _LARGEST = 1e100

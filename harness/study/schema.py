@@ -507,6 +507,13 @@ class Study(Section):
         counted = self.replicates is not None and "count" in self.replicates.model_fields_set
         if self.decide and (self.seeds is not None or counted):
             raise ValueError("decide says itself how many replicates there are; take seeds and replicates: count away")
+        for factor, together in self.repeats.share.items():
+            for number in self.decide.looks if self.decide else (self.repeats.count,):
+                if number % together:
+                    raise ValueError(
+                        f"replicates: share: {factor}: {together} does not divide {number} replicates, so that some "
+                        "draws would count more than others; take a multiple"
+                    )
         if self.replicates and "fold" in self.replicates.of and self.dataset.split.kfold is None:
             raise ValueError("replicates: fold varies only where there are folds; add split: {kfold: 5} to the dataset")
         return self

@@ -159,6 +159,28 @@ def test_the_order_of_the_image_table_changes_nothing(study):
     pd.testing.assert_frame_equal(pd.DataFrame(effects(results)), pd.DataFrame(effects(shuffled)))
 
 
+def test_a_difference_that_the_images_do_not_give_is_not_comparable(study):
+    """Stated means and images of another run of the study: neither is trusted."""
+    results = study(HELPS)
+    moved = results.rows["value"].where(results.rows["recipe"] != "real=100,dcgan=300", results.rows["value"] + 0.01)
+    effect = only(effects(replace(results, rows=results.rows.assign(value=moved))))
+    assert effect.verdict == "not comparable"
+    assert "the per-image scores give another difference" in effect.reason
+
+
+def test_leaks_of_another_role_leave_an_arm_with_its_own(study):
+    """Scores of the select role are leaked by definition; those of the report role are not, and stay in one block."""
+    results = study(HELPS)
+    selected = results.rows.assign(role="select", leak="seen")
+    both = replace(
+        results,
+        rows=pd.concat([results.rows, selected]),
+        images=pd.concat([results.images, results.images.assign(role="select")]),
+    )
+    verdicts = {effect.key.role: effect.verdict for effect in Findings(both).effects}
+    assert verdicts == {"report": "helps", "select": "not comparable"}
+
+
 def test_arms_near_the_best_are_marked_and_worse_ones_are_not(study):
     effects = {"real=100": -0.15, "real=100,dcgan=100": 0.0, "real=100,dcgan=300": 0.003}
     best, tied = Findings(study(effects)).best("iou", "micro-imagewise")

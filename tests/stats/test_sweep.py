@@ -53,6 +53,7 @@ def test_trends_are_adjusted_for_each_other():
     both = adjust([one, trend(made(dict.fromkeys(COUNTS, 0.6)), COUNTS)])
     assert both[0].p_adjusted == pytest.approx(2 * one.p)
     assert both[0].found
+    assert not adjust([one], level=one.p / 2)[0].found
     assert not both[1].found
 
 

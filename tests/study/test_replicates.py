@@ -44,6 +44,7 @@ def test_every_fold_has_every_replicate_unless_folds_are_replicates():
     [
         ("{count: 3, of: [training], share: {fit: 2}}", "fit is not among"),
         ("{count: 3, of: [training], share: {training: 2}}", "training cannot be shared"),
+        ("{count: 5, of: [training, fit], share: {fit: 2}}", "does not divide 5 replicates"),
         ("{count: 3, of: [trainings]}", "did you mean 'training'"),
         ("{count: 3, of: [training, fold]}", "only where there are folds"),
         ("0", "greater than or equal to 1"),
